@@ -2,5 +2,167 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Traits that a platform implements for the TSM core, and address types.
+//!
+//! The core is generic over one [`Platform`], which bundles small traits. Every method is safe to
+//! call with any argument: an implementation that hides unsafe code checks what it is given.
 
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+mod address;
+mod guest;
+mod memory;
+
+pub use address::{GRANULE_SIZE, Granule, GranuleRange, HostPa, Ipa, Pa, Rid, StreamId, Vmid};
+pub use guest::{Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, MemoryFault, VcpuParams};
+pub use memory::{GranuleMemory, HostFault, HostMemory, MemoryError, Object};
+
+/// Reports that the hardware refused or did not finish an operation.
+///
+/// The state of the hardware is unchanged, or the operation can be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformError {
+    /// The platform has no such unit or service.
+    Unsupported,
+    /// The unit refused the argument.
+    Refused,
+    /// The unit did not complete in bounded time; the effect may still be pending.
+    Timeout,
+    /// No entropy was available.
+    Entropy,
+}
+
+/// Changes which world a physical granule belongs to (GPT, RMP or nested tables).
+pub trait Ownership {
+    /// Takes `range` from the host. All host CPU translations are gone when this returns.
+    fn delegate(&self, range: GranuleRange) -> Result<(), PlatformError>;
+    /// Gives `range` to the host. The caller has scrubbed it.
+    fn undelegate(&self, range: GranuleRange) -> Result<(), PlatformError>;
+}
+
+/// The stage 2 tables that a guest's CPUs and devices share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2 {
+    /// Physical address of the root table; concatenated root tables follow it.
+    pub root: Pa,
+    /// Level at which a walk starts (0 to 2).
+    pub start_level: u8,
+    /// Width of the intermediate physical address, in bits.
+    pub ipa_bits: u8,
+    /// Tag of the translations.
+    pub vmid: Vmid,
+}
+
+/// The IOMMU in front of every DMA master. Each method returns when its effect is complete in
+/// hardware: invalidations are done and synchronised, or an error is returned.
+pub trait Iommu {
+    /// Returns whether `stream` is behind an IOMMU that the TSM owns.
+    fn covers(&self, stream: StreamId) -> bool;
+    /// Makes `range` reachable for host streams again.
+    fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError>;
+    /// Makes `range` unreachable for host streams.
+    fn host_unmap(&self, range: GranuleRange) -> Result<(), PlatformError>;
+    /// Blocks every access of `stream`.
+    fn block(&self, stream: StreamId) -> Result<(), PlatformError>;
+    /// Lets `stream` through the guest's stage 2.
+    fn attach(&self, stream: StreamId, stage2: &Stage2) -> Result<(), PlatformError>;
+    /// Gives `stream` back to the host's identity translation.
+    fn release(&self, stream: StreamId) -> Result<(), PlatformError>;
+    /// Forgets the translations of `bytes` bytes at `base` tagged `vmid`.
+    fn invalidate(&self, vmid: Vmid, base: Ipa, bytes: u64) -> Result<(), PlatformError>;
+    /// Forgets all translations tagged `vmid`.
+    fn invalidate_all(&self, vmid: Vmid) -> Result<(), PlatformError>;
+}
+
+/// Configuration space of PCI functions, as the TSM sees it.
+pub trait ConfigSpace {
+    /// Reads `width` bytes (1, 2 or 4) at the naturally aligned `offset`; all ones if absent.
+    fn config_read(&self, rid: Rid, offset: u16, width: u8) -> u32;
+    /// Writes `width` bytes (1, 2 or 4) at the naturally aligned `offset`.
+    fn config_write(&self, rid: Rid, offset: u16, width: u8, value: u32);
+    /// Returns the number of buses that the configuration window covers.
+    fn buses(&self) -> u16;
+    /// Returns MMIO that no host BAR may overlap (units that the platform keeps).
+    fn reserved_mmio(&self) -> &[GranuleRange];
+    /// Returns whether the platform keeps the function for itself: hosts see nothing there.
+    fn is_hidden(&self, rid: Rid) -> bool;
+    /// Returns whether host accesses to configuration space reach the TSM on this platform.
+    fn is_mediated(&self) -> bool;
+}
+
+/// One of the six keys of a key set, as a root port names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySlot {
+    /// IDE stream id.
+    pub stream: u8,
+    /// Key set: 0 or 1.
+    pub key_set: u8,
+    /// Sub-stream: 0 posted, 1 non-posted, 2 completion.
+    pub sub_stream: u8,
+    /// Direction seen from the root port: false receives, true transmits.
+    pub transmit: bool,
+}
+
+/// The IDE side of a root port.
+pub trait RootPort {
+    /// Programs one key. `key` is in AES-GCM byte order, `iv` is the initial invocation field.
+    fn key_prog(
+        &self,
+        port: Rid,
+        slot: KeySlot,
+        key: &[u8; 32],
+        iv: u64,
+    ) -> Result<(), PlatformError>;
+    /// Starts using the programmed keys of `key_set` for one sub-stream and direction.
+    fn key_set_go(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError>;
+    /// Stops one sub-stream and direction of a key set, and forgets its key.
+    fn key_set_stop(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError>;
+}
+
+/// Unpredictable bytes.
+pub trait Entropy {
+    /// Fills `out` or fails as a whole.
+    fn fill(&self, out: &mut [u8]) -> Result<(), PlatformError>;
+}
+
+/// One line of trace: a call and its outcome, never its secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceRecord {
+    /// Function id of the call.
+    pub function: u64,
+    /// First three arguments.
+    pub arguments: [u64; 3],
+    /// Returned status word.
+    pub status: u64,
+}
+
+/// Where trace goes.
+pub trait Trace {
+    /// Records one finished call.
+    fn call(&self, record: TraceRecord);
+}
+
+/// Processor-wide duties beside running a guest.
+pub trait Processor {
+    /// Forgets this guest's CPU translations of `bytes` bytes at `base`, on all CPUs.
+    fn invalidate_stage2(&self, stage2: &Stage2, base: Ipa, bytes: u64);
+    /// Forgets all of this guest's CPU translations, on all CPUs.
+    fn invalidate_stage2_all(&self, stage2: &Stage2);
+    /// Returns the number of the CPU that runs this code.
+    fn cpu_index(&self) -> usize;
+}
+
+/// Everything that the core needs from a machine.
+pub trait Platform:
+    ConfigSpace
+    + Entropy
+    + GranuleMemory
+    + GuestCpu
+    + HostMemory
+    + Iommu
+    + Ownership
+    + Processor
+    + RootPort
+    + Trace
+{
+}

@@ -1,0 +1,74 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Memory of the host, which is never trusted, and memory that the TSM owns.
+
+use crate::{Granule, HostPa};
+
+/// Reports that host memory could not be reached: not host memory, or taken meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFault;
+
+/// Copies to and from memory that belongs to the host.
+///
+/// There is no way to borrow it: every byte is read once into memory of the TSM, then judged.
+pub trait HostMemory {
+    /// Copies `out.len()` bytes at `from`. On a fault `out` holds no host data that counts.
+    fn host_read(&self, from: HostPa, out: &mut [u8]) -> Result<(), HostFault>;
+    /// Copies `data` to `to`. On a fault some bytes may have been written.
+    fn host_write(&self, to: HostPa, data: &[u8]) -> Result<(), HostFault>;
+}
+
+/// Reports that a granule does not hold what the caller says it holds, or is in use.
+///
+/// The core's own table prevents this; it is checked again below because safe code must not be able
+/// to alias memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// Not memory that the TSM may use.
+    NotOwned,
+    /// Holds something else: raw bytes, a table, or an object of another type.
+    WrongKind,
+    /// Borrowed at this moment.
+    InUse,
+    /// The object does not fit into one granule.
+    TooLarge,
+}
+
+/// A type that may live in a donated granule.
+pub trait Object: Send + 'static {}
+
+/// Memory that the TSM owns, one granule at a time. A granule is *raw* (bytes), an *object* (one
+/// value of one type) or a *table* (512 entries that hardware may walk).
+pub trait GranuleMemory {
+    /// Zeroes a raw granule.
+    fn zero(&self, granule: Granule) -> Result<(), MemoryError>;
+    /// Copies from a raw granule. `offset + out.len()` must not pass the granule's end.
+    fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError>;
+    /// Copies into a raw granule. `offset + data.len()` must not pass the granule's end.
+    fn write(&self, granule: Granule, offset: usize, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// Moves `value` into a raw granule, which becomes an object.
+    fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError>;
+    /// Runs `work` on the object in `granule`. A second borrow of the same granule is refused.
+    fn with<T: Object, R>(
+        &self,
+        granule: Granule,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, MemoryError>;
+    /// Drops the object in `granule` and zeroes it; it becomes raw.
+    fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError>;
+
+    /// Turns a raw granule into a table whose entry `i` is `fill(i)`.
+    fn table_create(
+        &self,
+        granule: Granule,
+        fill: impl FnMut(usize) -> u64,
+    ) -> Result<(), MemoryError>;
+    /// Reads entry `index` (0 to 511) of a table.
+    fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError>;
+    /// Writes entry `index` of a table in one store, visible to walkers before this returns.
+    fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError>;
+    /// Zeroes a table; it becomes raw.
+    fn table_discard(&self, granule: Granule) -> Result<(), MemoryError>;
+}
