@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Objects, state machines and call handlers of the TSM.
+//!
+//! [`Tsm`] is the whole state; a board makes one and hands every call of the host to
+//! [`Tsm::host_call`] together with the [`Platform`](tsm_platform::Platform) of the CPU that took
+//! the call.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -16,3 +20,17 @@
         clippy::unwrap_used,
     )
 )]
+#![allow(dead_code, reason = "handlers arrive one by one")]
+
+mod context;
+mod device;
+mod dispatch;
+mod error;
+mod granule;
+mod realm;
+mod rec;
+mod rtt;
+
+pub use dispatch::Tsm;
+pub use error::Error;
+pub use granule::{Kind, Region, State, Table};

@@ -1,0 +1,348 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The table of granules: who owns each, what it holds, and its lock.
+//!
+//! # Lock order
+//!
+//! The order is written here and nowhere else; [`State::rank`] is its only encoding and
+//! [`Locks`] refuses a lock that breaks it.
+//!
+//! 1. `Rd`: also the lock of the realm's whole translation tree, whose tables have no own lock.
+//! 2. `Pdev`, in address order.
+//! 3. `Vdev`, in address order.
+//! 4. `Rec`, in address order.
+//! 5. Pages (every other state), in address order.
+//!
+//! A lock is taken by one compare-and-swap that names the state: a granule in another state is
+//! refused at once and never waited for, so a host that names one granule in two roles cannot make
+//! two calls wait for each other. Waiting is bounded; then the call answers BUSY.
+
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use heapless::Vec;
+use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange};
+
+use crate::error::{Error, Result};
+
+const STATE_MASK: u32 = 0xff;
+const LOCKED: u32 = 1 << 8;
+const REFERENCE_SHIFT: u32 = 16;
+const REFERENCE: u32 = 1 << REFERENCE_SHIFT;
+/// Attempts to take a lock before the answer is BUSY. A holder does at most the work of one range
+/// call, so a lock that is not free by then is contended by several.
+const ATTEMPTS: u32 = 100_000;
+/// Most locks that one call holds at a time.
+const MOST_LOCKS: usize = 8;
+
+/// What a granule is at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// The host's.
+    Undelegated = 0,
+    /// The TSM's, scrubbed, holding nothing.
+    Delegated = 1,
+    /// A realm descriptor.
+    Rd = 2,
+    /// A virtual CPU.
+    Rec = 3,
+    /// A stage 2 table of a realm.
+    Rtt = 4,
+    /// Private memory of a realm.
+    Data = 5,
+    /// A physical device.
+    Pdev = 6,
+    /// A device interface that is assigned to a realm.
+    Vdev = 7,
+    /// A device granule that is mapped into a realm.
+    Mapped = 8,
+    /// The continuation of an object that needs more than one granule.
+    Auxiliary = 9,
+}
+
+impl State {
+    const ALL: [Self; 10] = [
+        Self::Undelegated,
+        Self::Delegated,
+        Self::Rd,
+        Self::Rec,
+        Self::Rtt,
+        Self::Data,
+        Self::Pdev,
+        Self::Vdev,
+        Self::Mapped,
+        Self::Auxiliary,
+    ];
+
+    fn of(word: u32) -> Self {
+        let code = word & STATE_MASK;
+        Self::ALL
+            .into_iter()
+            .find(|state| *state as u32 == code)
+            .unwrap_or(Self::Auxiliary)
+    }
+
+    /// Returns the place of the state in the lock order.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Rd => 1,
+            Self::Pdev => 2,
+            Self::Vdev => 3,
+            Self::Rec => 4,
+            _ => 5,
+        }
+    }
+}
+
+/// What lies behind a region of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Memory.
+    Memory,
+    /// Registers and memory of devices, not coherent with CPU caches.
+    Device,
+}
+
+/// A run of granules that can change owner.
+pub struct Region {
+    range: GranuleRange,
+    kind: Kind,
+    words: &'static [AtomicU32],
+}
+
+impl Region {
+    /// Describes `range`, whose granules are tracked by `words`: one for each, all zero, used for
+    /// nothing else. Returns `None` if there are not exactly as many words as granules.
+    #[must_use]
+    pub fn new(range: GranuleRange, kind: Kind, words: &'static [AtomicU32]) -> Option<Self> {
+        let count = u64::try_from(words.len()).ok()?;
+        (count == range.count()).then_some(Self { range, kind, words })
+    }
+
+    /// Returns the addresses.
+    #[must_use]
+    pub const fn range(&self) -> GranuleRange {
+        self.range
+    }
+
+    /// Returns what is there.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn word(&self, granule: Granule) -> Option<&'static AtomicU32> {
+        let offset = granule.address().checked_sub(self.range.base())?;
+        self.words
+            .get(usize::try_from(offset.checked_div(GRANULE_SIZE)?).ok()?)
+    }
+}
+
+/// Every granule that can change owner.
+pub struct Table {
+    regions: &'static [Region],
+}
+
+impl Table {
+    /// Makes the table. Regions that overlap are a fault of the board; the first one counts.
+    #[must_use]
+    pub const fn new(regions: &'static [Region]) -> Self {
+        Self { regions }
+    }
+
+    /// Returns the region that holds `address`.
+    #[must_use]
+    pub fn region(&self, address: u64) -> Option<&'static Region> {
+        self.regions
+            .iter()
+            .find(|region| region.range.contains(address))
+    }
+
+    /// Returns the first region that ends above `address`.
+    pub(crate) fn region_from(&self, address: u64) -> Option<&'static Region> {
+        self.regions
+            .iter()
+            .filter(|region| region.range.top() > address)
+            .min_by_key(|region| region.range.base())
+    }
+
+    fn find(&self, address: u64) -> Result<(Granule, &'static AtomicU32)> {
+        let granule = Granule::new(address).ok_or(Error::Input)?;
+        let region = self.region(address).ok_or(Error::Input)?;
+        Ok((granule, region.word(granule).ok_or(Error::Input)?))
+    }
+
+    /// Returns the state of the granule at `address`, which another call may change at any time,
+    /// or [`Error::Input`] if no granule that is tracked is there.
+    pub fn state(&self, address: u64) -> Result<State> {
+        self.find(address)
+            .map(|(_, word)| State::of(word.load(Ordering::Acquire)))
+    }
+
+    /// Returns the references to the granule at `address`.
+    pub(crate) fn references(&self, address: u64) -> Result<u32> {
+        let (_, word) = self.find(address)?;
+        Ok(word.load(Ordering::Acquire) >> REFERENCE_SHIFT)
+    }
+
+    /// Adds a reference to an object. The caller holds a lock that keeps the object alive.
+    pub(crate) fn refer(&self, address: u64) -> Result<()> {
+        let (_, word) = self.find(address)?;
+        word.try_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            value.checked_add(REFERENCE)
+        })
+        .map(|_| ())
+        .map_err(|_| Error::Global)
+    }
+
+    /// Drops a reference to an object.
+    pub(crate) fn release(&self, address: u64) -> Result<()> {
+        let (_, word) = self.find(address)?;
+        word.try_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            value.checked_sub(REFERENCE)
+        })
+        .map(|_| ())
+        .map_err(|_| Error::Global)
+    }
+
+    /// Changes the state of a table or page that only the holder of its realm's lock can reach.
+    /// The granule must be in `from`, unlocked and without references.
+    pub(crate) fn change(&self, address: u64, from: State, to: State) -> Result<()> {
+        let (_, word) = self.find(address)?;
+        word.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+            .map_err(|_| Error::Global)
+    }
+}
+
+/// The locks that one call holds.
+#[derive(Default)]
+pub struct Locks {
+    held: RefCell<Vec<(u8, u64), MOST_LOCKS>>,
+}
+
+impl Locks {
+    /// Returns whether no lock is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.try_borrow().is_ok_and(|held| held.is_empty())
+    }
+
+    /// Locks the granule at `address`, which must be in `state`.
+    ///
+    /// Fails with [`Error::Input`] if the address is misaligned, not tracked, or in another state;
+    /// with [`Error::Busy`] if another call keeps the lock.
+    pub(crate) fn lock<'a>(
+        &'a self,
+        table: &Table,
+        address: u64,
+        state: State,
+    ) -> Result<Guard<'a>> {
+        let (granule, word) = table.find(address)?;
+        let key = (state.rank(), address);
+        {
+            let held = self.held.try_borrow().map_err(|_| Error::Global)?;
+            if held.iter().any(|other| other.1 == address) {
+                // The caller gave one granule two roles.
+                return Err(Error::Input);
+            }
+            if held.is_full() || held.iter().any(|other| *other > key) {
+                return Err(Error::Global);
+            }
+        }
+        acquire(word, state)?;
+        let guard = Guard {
+            locks: self,
+            granule,
+            word,
+        };
+        let mut held = self.held.try_borrow_mut().map_err(|_| Error::Global)?;
+        held.push(key).map_err(|_| Error::Global)?;
+        drop(held);
+        Ok(guard)
+    }
+
+    /// Locks two granules in the lock order. The same granule twice is [`Error::Input`].
+    pub(crate) fn lock_two<'a>(
+        &'a self,
+        table: &Table,
+        first: (u64, State),
+        second: (u64, State),
+    ) -> Result<(Guard<'a>, Guard<'a>)> {
+        if first.0 == second.0 {
+            return Err(Error::Input);
+        }
+        if (first.1.rank(), first.0) < (second.1.rank(), second.0) {
+            let a = self.lock(table, first.0, first.1)?;
+            let b = self.lock(table, second.0, second.1)?;
+            Ok((a, b))
+        } else {
+            let b = self.lock(table, second.0, second.1)?;
+            let a = self.lock(table, first.0, first.1)?;
+            Ok((a, b))
+        }
+    }
+}
+
+fn acquire(word: &AtomicU32, state: State) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let value = word.load(Ordering::Relaxed);
+        if State::of(value) != state {
+            return Err(Error::Input);
+        }
+        if value & LOCKED == 0
+            && word
+                .compare_exchange(value, value | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        {
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    Err(Error::Busy)
+}
+
+/// A locked granule. Dropping it unlocks.
+#[must_use]
+pub struct Guard<'a> {
+    locks: &'a Locks,
+    granule: Granule,
+    word: &'static AtomicU32,
+}
+
+impl Guard<'_> {
+    /// Returns the granule.
+    pub const fn granule(&self) -> Granule {
+        self.granule
+    }
+
+    /// Returns its state, which cannot change while the lock is held.
+    pub fn state(&self) -> State {
+        State::of(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Returns the references to it.
+    pub fn references(&self) -> u32 {
+        self.word.load(Ordering::Acquire) >> REFERENCE_SHIFT
+    }
+
+    /// Changes its state. References are kept.
+    pub fn set_state(&self, state: State) {
+        let update = |value: u32| Some((value & !STATE_MASK) | state as u32);
+        // The closure always returns a value, so this cannot fail.
+        let _ = self
+            .word
+            .try_update(Ordering::Release, Ordering::Relaxed, update);
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.word.fetch_and(!LOCKED, Ordering::Release);
+        if let Ok(mut held) = self.locks.held.try_borrow_mut() {
+            held.retain(|other| other.1 != self.granule.address());
+        }
+    }
+}
