@@ -47,7 +47,7 @@ impl Granule {
     /// Returns the granule at `address`, if that is aligned to [`GRANULE_SIZE`].
     #[must_use]
     pub const fn new(address: u64) -> Option<Self> {
-        if address % GRANULE_SIZE == 0 {
+        if address.is_multiple_of(GRANULE_SIZE) {
             Some(Self(address))
         } else {
             None
@@ -79,7 +79,7 @@ impl GranuleRange {
     /// `base < top`.
     #[must_use]
     pub const fn new(base: u64, top: u64) -> Option<Self> {
-        if base % GRANULE_SIZE == 0 && top % GRANULE_SIZE == 0 && base < top {
+        if base.is_multiple_of(GRANULE_SIZE) && top.is_multiple_of(GRANULE_SIZE) && base < top {
             Some(Self { base, top })
         } else {
             None
