@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! IOMMU and stage 2 table encodings and invalidation plans.
+//!
+//! Nothing here touches hardware. Functions return the words to write and the [`Step`]s to take, in
+//! order; the runtime and the fake platform carry out the same steps.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -16,3 +19,14 @@
         clippy::unwrap_used,
     )
 )]
+
+pub mod arm;
+pub mod host_map;
+pub mod smmuv3;
+pub mod stage2;
+pub mod step;
+
+pub use arm::ArmStage2;
+pub use host_map::{HOST_VMID, HostMap, TableWrite};
+pub use stage2::{Entry, Ripas, SharedAttributes, SharedMemory, Stage2Format};
+pub use step::Step;
