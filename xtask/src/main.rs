@@ -2,5 +2,122 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Builds, runs, tests and measures Portcullis.
+//!
+//! Every command does the set-up that it needs: Rust targets, a QEMU that can emulate FEAT_RME and
+//! a DOE mailbox, images, disks and the device process.
 
-fn main() {}
+mod command;
+mod dependencies;
+mod documents;
+mod images;
+mod logs;
+mod machine;
+mod measure;
+mod qemu;
+mod report;
+mod sizes;
+mod suite;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Builds, runs, tests and measures Portcullis.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Adds what is missing: Rust targets, LLVM tools, QEMU.
+    Setup(QemuArguments),
+    /// Builds every image and the device process.
+    Build,
+    /// Boots the machine and runs the whole flow, from power-on to the device given back.
+    Run(RunArguments),
+    /// Runs every test ring and closes with one summary line.
+    Test(TestArguments),
+    /// Checks the dependency rule of docs/architecture.md.
+    Deps,
+    /// Writes docs/abi.md and the C header from the call table, or checks that they are current.
+    Abi {
+        /// Fails if a file differs instead of writing it.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Prints the sections of each image against their budget.
+    Sizes,
+    /// Counts the instructions of each call, with the reference and the goal beside.
+    Bench(QemuArguments),
+}
+
+/// Which QEMU to use.
+#[derive(Args, Clone, Default)]
+pub struct QemuArguments {
+    /// The qemu-system-aarch64 to use instead of the one that is found or fetched.
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+}
+
+/// How to run the machine.
+#[derive(Args, Clone, Default)]
+pub struct RunArguments {
+    #[command(flatten)]
+    qemu: QemuArguments,
+    /// Writes the steps, attacks, checks and the verdict as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Shows the logs of the firmware.
+    #[arg(long, short)]
+    verbose: bool,
+    /// Waits at reset for a debugger and prints the line that attaches one.
+    #[arg(long)]
+    gdb: bool,
+    /// Uses a responder that is already running instead of our own.
+    #[arg(long, value_name = "HOST:PORT")]
+    dsm: Option<String>,
+}
+
+/// Which tests to run.
+#[derive(Args, Clone, Default)]
+pub struct TestArguments {
+    #[command(flatten)]
+    qemu: QemuArguments,
+    /// Leaves out the rings that boot QEMU.
+    #[arg(long)]
+    no_qemu: bool,
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().action) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(action: Action) -> Result<()> {
+    match action {
+        Action::Setup(arguments) => {
+            toolchain::prepare()?;
+            let qemu = qemu::find(arguments.qemu.as_deref())?;
+            println!("{}", qemu.describe());
+            Ok(())
+        }
+        Action::Build => images::build_all().map(|_| ()),
+        Action::Run(arguments) => machine::run(&arguments),
+        Action::Test(arguments) => suite::run(&arguments),
+        Action::Deps => dependencies::check(),
+        Action::Abi { check } => documents::abi(check),
+        Action::Sizes => sizes::print(),
+        Action::Bench(arguments) => measure::run(&arguments),
+    }
+}

@@ -1,0 +1,386 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The machine: device process, disks, QEMU, and the console of the host.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha384};
+
+use crate::RunArguments;
+use crate::command::{Owned, target};
+use crate::images::{IMAGES, build_all};
+use crate::logs;
+use crate::qemu::{self, Qemu};
+use crate::report::{Line, Report};
+
+/// How long one whole run may take. A quiet machine needs a small part of it.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Size of each disk, in bytes.
+const DISK_BYTES: usize = 4 << 20;
+/// Size of one logical block, in bytes.
+const BLOCK: usize = 512;
+/// Where the known data lie, in logical blocks, and how long they are, in bytes.
+const KNOWN_BLOCK: usize = 8;
+const KNOWN_BYTES: usize = 4096;
+/// Where the guest writes, in logical blocks.
+const WRITE_BLOCK: usize = 16;
+/// The word that tells the host payload what to do.
+const MODE_ADDRESS: u64 = 0x4e00_1000;
+
+/// What the host payload does.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mode {
+    /// The whole flow with its attacks.
+    Flow = 0,
+    /// Counting instructions.
+    Bench = 1,
+    /// The on-target tests.
+    Test = 2,
+}
+
+/// How one run differs from another.
+pub struct Plan<'a> {
+    /// What the host payload does.
+    pub mode: Mode,
+    /// A responder that is already running.
+    pub dsm: Option<&'a str>,
+    /// Stop at reset and serve a debugger.
+    pub gdb: bool,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Called with each line as it comes.
+    pub show: &'a mut dyn FnMut(&str, Option<&Line>),
+}
+
+/// Runs the flow, prints it and ends with its verdict.
+///
+/// # Errors
+///
+/// If anything is not as it must be.
+pub fn run(arguments: &RunArguments) -> Result<()> {
+    let device = build_all()?;
+    let qemu = qemu::find(arguments.qemu.qemu.as_deref())?;
+    println!("{}", qemu.describe());
+    let start = Instant::now();
+    let mut show = |raw: &str, line: Option<&Line>| match line {
+        Some(line) => println!("{line}"),
+        None if !raw.is_empty() => println!("      {raw}"),
+        None => {}
+    };
+    let plan = Plan {
+        mode: Mode::Flow,
+        dsm: arguments.dsm.as_deref(),
+        gdb: arguments.gdb,
+        cpus: 2,
+        show: &mut show,
+    };
+    let (report, port) = boot(&qemu, &device, "run", plan)?;
+    if arguments.verbose {
+        println!("firmware logs:");
+        for line in logs::decode(&port)? {
+            println!("      {line}");
+        }
+    }
+    if let Some(file) = &arguments.json {
+        fs::write(file, serde_json::to_string_pretty(&report)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let (passed, failed) = report.counts();
+    let seconds = start.elapsed().as_secs_f32();
+    if let Some(reason) = &report.broken {
+        println!("verdict: FAIL {reason}");
+    }
+    println!("{passed} passed, {failed} failed, {seconds:.1} s");
+    if !report.verdict() {
+        bail!("the run is not as it must be");
+    }
+    Ok(())
+}
+
+/// Boots the machine once; returns what the host told and the bytes of the firmware's log port.
+pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(Report, Vec<u8>)> {
+    let place = target().join("machine").join(name);
+    // What an earlier run left would be taken for this one's.
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place)?;
+    let files = Files::create(&place)?;
+    let (process, endpoint) = match plan.dsm {
+        Some(address) => (None, address.to_owned()),
+        None => {
+            let (process, endpoint) = start_device(device, &files)?;
+            (Some(process), endpoint)
+        }
+    };
+    files.write_policy()?;
+    let mut command = qemu.command();
+    command_line(&mut command, &files, &endpoint, &plan)?;
+    if plan.gdb {
+        print_attach_line();
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(place.join("qemu.log"))?)
+        .spawn()
+        .context("QEMU does not start")?;
+    let output = child.stdout.take().context("QEMU has no console")?;
+    let mut child = Owned(child);
+    let mut report = listen(output, plan.show, plan.gdb);
+    if matches!(report.lines.last(), Some(Line::Verdict { .. })) {
+        let ended = wait(&mut child, Duration::from_secs(10));
+        if !ended {
+            report.broken = Some("the machine did not power off after the verdict".into());
+        }
+    } else if report.broken.is_none() {
+        let log = fs::read_to_string(place.join("qemu.log")).unwrap_or_default();
+        report.broken = Some(format!(
+            "the console closed without a verdict {}",
+            log.trim()
+        ));
+    }
+    drop(child);
+    drop(process);
+    let port = fs::read(&files.port).unwrap_or_default();
+    Ok((report, port))
+}
+
+/// Reads the console to its end or to the time limit.
+fn listen(
+    output: impl Read + Send + 'static,
+    show: &mut dyn FnMut(&str, Option<&Line>),
+    patient: bool,
+) -> Report {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while matches!(reader.read_until(b'\n', &mut bytes), Ok(count) if count > 0) {
+            let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            bytes.clear();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut report = Report::default();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let left = if patient {
+            Duration::from_secs(86_400)
+        } else {
+            deadline.saturating_duration_since(Instant::now())
+        };
+        match receiver.recv_timeout(left) {
+            Ok(raw) => {
+                let line = Line::parse(&raw);
+                show(&raw, line.as_ref());
+                report.lines.extend(line.clone());
+                if matches!(line, Some(Line::Verdict { .. })) {
+                    return report;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return report,
+            Err(RecvTimeoutError::Timeout) => {
+                report.broken = Some(format!("no verdict within {} s", LIMIT.as_secs()));
+                return report;
+            }
+        }
+    }
+}
+
+fn wait(child: &mut Owned, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if matches!(child.0.try_wait(), Ok(Some(_))) {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// The files of one run.
+struct Files {
+    disk: PathBuf,
+    plain_disk: PathBuf,
+    keys: PathBuf,
+    policy: PathBuf,
+    port: PathBuf,
+    monitor_socket: PathBuf,
+    root_certificate: PathBuf,
+    measurement: PathBuf,
+    device_log: PathBuf,
+}
+
+impl Files {
+    fn create(place: &Path) -> Result<Self> {
+        let files = Self {
+            disk: place.join("disk.img"),
+            plain_disk: place.join("plain.img"),
+            keys: place.join("keys.shm"),
+            policy: place.join("policy.bin"),
+            port: place.join("firmware.log"),
+            monitor_socket: place.join("qmp.sock"),
+            root_certificate: place.join("root.der"),
+            measurement: place.join("measurement.bin"),
+            device_log: place.join("device.log"),
+        };
+        fs::write(&files.disk, disk(0x5a))?;
+        fs::write(&files.plain_disk, disk(0xc3))?;
+        fs::write(&files.keys, vec![0; 1 << 20])?;
+        Ok(files)
+    }
+
+    /// Writes what the guest's owner expects: root certificate, data and firmware measurement.
+    fn write_policy(&self) -> Result<()> {
+        let mut page = vec![0_u8; 4096];
+        page[..8].copy_from_slice(b"PCPOLICY");
+        page[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        // A foreign responder's root is not known here: its guest fails at the certificate check.
+        if let Ok(root) = fs::read(&self.root_certificate) {
+            page[0x10..0x40].copy_from_slice(&Sha384::digest(root));
+        }
+        let image = fs::read(&self.disk)?;
+        let known = &image[KNOWN_BLOCK * BLOCK..][..KNOWN_BYTES];
+        page[0x40..0x70].copy_from_slice(&Sha384::digest(known));
+        if let Ok(measurement) = fs::read(&self.measurement) {
+            let room = &mut page[0x70..0xa0];
+            if measurement.len() != room.len() {
+                bail!("the device's measurement has {} bytes", measurement.len());
+            }
+            room.copy_from_slice(&measurement);
+        }
+        page[0xa0..0xa8].copy_from_slice(&(KNOWN_BLOCK as u64).to_le_bytes());
+        page[0xa8..0xb0].copy_from_slice(&(WRITE_BLOCK as u64).to_le_bytes());
+        fs::write(&self.policy, page)?;
+        Ok(())
+    }
+}
+
+/// Returns a disk whose content differs in every byte position of a block and between blocks.
+fn disk(seed: u8) -> Vec<u8> {
+    (0..DISK_BYTES)
+        .map(|at| (at as u8).wrapping_mul(7) ^ ((at / BLOCK) as u8) ^ ((at >> 17) as u8) ^ seed)
+        .collect()
+}
+
+/// Starts the device process on a free port; returns it and its address.
+fn start_device(program: &Path, files: &Files) -> Result<(Owned, String)> {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let endpoint = format!("127.0.0.1:{port}");
+    let child = Command::new(program)
+        .args(["--listen", &endpoint])
+        .arg("--qmp")
+        .arg(&files.monitor_socket)
+        .arg("--kcu")
+        .arg(&files.keys)
+        .arg("--root-out")
+        .arg(&files.root_certificate)
+        .arg("--measurements-out")
+        .arg(&files.measurement)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&files.device_log)?)
+        .spawn()
+        .with_context(|| format!("{} does not start", program.display()))?;
+    let child = Owned(child);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !(files.root_certificate.exists() && files.measurement.exists()) {
+        if Instant::now() > deadline {
+            let log = fs::read_to_string(&files.device_log).unwrap_or_default();
+            bail!("the device process is not ready: {}", log.trim());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok((child, endpoint))
+}
+
+fn command_line(
+    command: &mut Command,
+    files: &Files,
+    endpoint: &str,
+    plan: &Plan<'_>,
+) -> Result<()> {
+    let port = match endpoint.rsplit_once(':') {
+        Some(("127.0.0.1" | "localhost", port)) => port.parse::<u16>().context("a bad port")?,
+        _ => bail!("QEMU connects to a responder on this machine only: use 127.0.0.1:PORT"),
+    };
+    command.args([
+        "-M",
+        "virt,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=off",
+    ]);
+    command.args(["-cpu", "max,x-rme=on,sme=off,pauth-impdef=on", "-m", "1G"]);
+    command.args(["-smp", &plan.cpus.to_string()]);
+    if plan.mode == Mode::Bench {
+        // One virtual nanosecond an instruction, and a 1 GHz counter: one tick is one instruction.
+        command.args(["-icount", "shift=0"]);
+    }
+    command.args(["-display", "none", "-monitor", "none", "-net", "none"]);
+    command.args(["-serial", "stdio", "-serial"]);
+    command.arg(format!("file:{}", files.port.display()));
+    for image in IMAGES {
+        match image.address {
+            None => command.arg("-bios").arg(image.binary()),
+            Some(address) => loader(command, &image.binary(), address),
+        };
+    }
+    loader(command, &files.policy, 0x4e00_0000);
+    command.arg("-device").arg(format!(
+        "loader,addr={MODE_ADDRESS:#x},data={},data-len=4",
+        plan.mode as u32
+    ));
+    command.arg("-object").arg(format!(
+        "memory-backend-file,id=kcu,share=on,size=1M,mem-path={}",
+        files.keys.display()
+    ));
+    command.args(["-device", "ivshmem-plain,memdev=kcu,bus=pcie.0,addr=10.0"]);
+    command.args([
+        "-device",
+        "pcie-root-port,id=rp0,bus=pcie.0,addr=2.0,chassis=1",
+    ]);
+    for (id, disk) in [("nv", &files.disk), ("nv2", &files.plain_disk)] {
+        command.arg("-drive");
+        command.arg(format!(
+            "if=none,id={id},format=raw,file={}",
+            disk.display()
+        ));
+    }
+    command.arg("-device");
+    command.arg(format!(
+        "nvme,drive=nv,serial=portcullis,bus=rp0,spdm_port={port}"
+    ));
+    command.args(["-device", "nvme,drive=nv2,serial=plain,bus=pcie.0,addr=3.0"]);
+    command.arg("-qmp");
+    command.arg(format!(
+        "unix:{},server=on,wait=off",
+        files.monitor_socket.display()
+    ));
+    if plan.gdb {
+        command.args(["-S", "-gdb", "tcp:127.0.0.1:1234"]);
+    }
+    Ok(())
+}
+
+fn loader<'a>(command: &'a mut Command, file: &Path, address: u64) -> &'a mut Command {
+    command.arg("-device").arg(format!(
+        "loader,file={},addr={address:#x},force-raw=on",
+        file.display()
+    ))
+}
+
+fn print_attach_line() {
+    let mut line = String::from("gdb-multiarch -ex 'target remote 127.0.0.1:1234'");
+    for image in IMAGES {
+        line.push_str(&format!(" -ex 'add-symbol-file {}'", image.elf().display()));
+    }
+    println!("waiting for a debugger at reset; attach with\n  {line}");
+}

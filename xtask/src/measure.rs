@@ -1,0 +1,106 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Instruction counts. One tick of the counter is one instruction under `-icount shift=0`, so the
+//! numbers are exact and repeatable; they are not cycles.
+
+use anyhow::{Result, bail};
+
+use crate::QemuArguments;
+use crate::images::build_all;
+use crate::machine::{Mode, Plan, boot};
+use crate::qemu;
+use crate::report::Line;
+
+/// Name of the row as the host payload prints it, what the public reference firmware takes, and
+/// what we aim at, in instructions from the call to the last return. Zero: not known.
+const ROWS: &[(&str, u64, u64)] = &[
+    ("null SMC", 212, 100),
+    ("RMI_VERSION", 1_290, 600),
+    ("unknown RMI", 1_238, 600),
+    ("GRANULE_RANGE_DELEGATE 1", 2_458, 1_200),
+    ("GRANULE_RANGE_UNDELEGATE 1", 3_174, 1_500),
+    ("GRANULE_RANGE_DELEGATE 2M", 1_280_512, 100_000),
+    ("GRANULE_RANGE_UNDELEGATE 2M", 1_590_434, 100_000),
+    ("REALM_CREATE", 249_642, 60_000),
+    ("RTT_CREATE", 4_281, 2_000),
+    ("RTT_DESTROY", 6_140, 2_000),
+    ("RTT_READ_ENTRY", 3_109, 1_300),
+    ("RTT_DATA_MAP 1", 5_289, 2_500),
+    ("RTT_DATA_UNMAP 1", 18_058, 4_000),
+    ("RTT_DATA_MAP 2M", 352_940, 200_000),
+    ("RTT_DATA_UNMAP 2M", 98_774, 15_000),
+    ("RTT_DATA_MAP 512x1", 487_641, 250_000),
+    ("RTT_DATA_UNMAP 512x1", 306_235, 60_000),
+    ("RTT_DATA_MAP_INIT", 202_826, 60_000),
+    ("REC_CREATE", 35_044, 15_000),
+    ("REC_ENTER host call", 14_341, 5_000),
+    ("RSI_VERSION", 313, 200),
+    ("RSI_IPA_STATE_GET", 1_818, 900),
+    ("reset to host", 51_000_000, 5_000_000),
+    ("connect", 0, 0),
+    ("lock", 0, 0),
+    ("start", 0, 0),
+    ("unlock", 0, 0),
+];
+
+/// Runs the benchmark payload and prints the table.
+///
+/// # Errors
+///
+/// If the run breaks, or tells a row that the table does not know.
+pub fn run(arguments: &QemuArguments) -> Result<()> {
+    let device = build_all()?;
+    let qemu = qemu::find(arguments.qemu.as_deref())?;
+    println!("{}", qemu.describe());
+    let mut silent = |_: &str, _: Option<&Line>| {};
+    let plan = Plan {
+        mode: Mode::Bench,
+        dsm: None,
+        gdb: false,
+        cpus: 1,
+        show: &mut silent,
+    };
+    let (report, _) = boot(&qemu, &device, "bench", plan)?;
+    println!(
+        "{:<30} {:>12} {:>12} {:>12}",
+        "instructions", "reference", "goal", "counted"
+    );
+    let known = |count: u64| {
+        if count == 0 {
+            "-".to_owned()
+        } else {
+            count.to_string()
+        }
+    };
+    for (name, reference, goal) in ROWS {
+        let counted = report.lines.iter().find_map(|line| match line {
+            Line::Bench {
+                name: row,
+                instructions,
+            } if row == name => Some(*instructions),
+            _ => None,
+        });
+        let mark = match counted {
+            Some(count) if *goal != 0 && count > *goal => " over the goal",
+            _ => "",
+        };
+        let counted = counted.map_or_else(|| "not counted".into(), |count| count.to_string());
+        println!(
+            "{name:<30} {:>12} {:>12} {counted:>12}{mark}",
+            known(*reference),
+            known(*goal)
+        );
+    }
+    for line in &report.lines {
+        if let Line::Bench { name, .. } = line
+            && !ROWS.iter().any(|(row, ..)| row == name)
+        {
+            bail!("the payload counts {name}, which the table does not know");
+        }
+    }
+    if !report.verdict() {
+        bail!("the benchmark broke: {:?}", report.broken);
+    }
+    Ok(())
+}
