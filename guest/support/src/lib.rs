@@ -1,6 +1,21 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the bare-metal host and guest payloads share.
+//! What the bare-metal host and guest payloads share: start-up code, translation, calls, console,
+//! memory-mapped registers, DMA pages and an NVMe driver.
+//!
+//! Payloads are test programs on one CPU with interrupts masked. They trust themselves; what they
+//! must not do is crash before they have printed a verdict.
 
 #![cfg_attr(not(test), no_std)]
+
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
+pub mod console;
+pub mod dma;
+pub mod mmio;
+pub mod nvme;
+pub mod time;
+
+#[cfg(target_os = "none")]
+mod panic;

@@ -1,0 +1,64 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Bounded waiting.
+
+/// A moment after which waiting is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    #[cfg(target_arch = "aarch64")]
+    end: u64,
+    #[cfg(not(target_arch = "aarch64"))]
+    polls_left: u64,
+}
+
+impl Deadline {
+    /// Returns the moment `milliseconds` from now.
+    #[must_use]
+    pub fn after_ms(milliseconds: u64) -> Self {
+        #[cfg(target_arch = "aarch64")]
+        {
+            let per_millisecond = crate::aarch64::counter_frequency() / 1000;
+            Self {
+                end: crate::aarch64::counter()
+                    .saturating_add(per_millisecond.saturating_mul(milliseconds)),
+            }
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        Self {
+            polls_left: milliseconds.saturating_mul(1000),
+        }
+    }
+
+    /// Returns whether the moment has passed.
+    pub fn expired(&mut self) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        {
+            crate::aarch64::counter() >= self.end
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        {
+            self.polls_left = self.polls_left.saturating_sub(1);
+            self.polls_left == 0
+        }
+    }
+}
+
+/// Waits until `done` says so, at most `milliseconds`. Returns whether it did.
+pub fn wait_until(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let mut deadline = Deadline::after_ms(milliseconds);
+    loop {
+        if done() {
+            return true;
+        }
+        if deadline.expired() {
+            return done();
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Waits for `microseconds`.
+pub fn delay_us(microseconds: u64) {
+    let _ = wait_until(microseconds.div_ceil(1000), || microseconds == 0);
+}
