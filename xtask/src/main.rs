@@ -17,6 +17,7 @@ mod qemu;
 mod report;
 mod sizes;
 mod suite;
+mod tidy;
 mod toolchain;
 
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Action {
     Test(TestArguments),
     /// Checks the dependency rule of docs/architecture.md.
     Deps,
+    /// Checks file headers and lengths, and the unsafe budget of each crate.
+    Tidy,
     /// Writes docs/abi.md and the C header from the call table, or checks that they are current.
     Abi {
         /// Fails if a file differs instead of writing it.
@@ -116,6 +119,7 @@ fn act(action: Action) -> Result<()> {
         Action::Run(arguments) => machine::run(&arguments),
         Action::Test(arguments) => suite::run(&arguments),
         Action::Deps => dependencies::check(),
+        Action::Tidy => tidy::check(),
         Action::Abi { check } => documents::abi(check),
         Action::Sizes => sizes::print(),
         Action::Bench(arguments) => measure::run(&arguments),

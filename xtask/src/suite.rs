@@ -15,7 +15,7 @@ use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
 use crate::toolchain::{self, AARCH64, X86_64};
-use crate::{TestArguments, dependencies, documents};
+use crate::{TestArguments, dependencies, documents, tidy};
 
 /// Crates that compile for the host and for both bare targets.
 const PURE: &[&str] = &[
@@ -101,6 +101,7 @@ fn rules(tally: &mut Tally) {
         quiet(cargo().args(["fmt", "--all", "--check"])),
     );
     tally.check("dependency rule", dependencies::check());
+    tally.check("headers, lengths and unsafe budget", tidy::check());
     tally.check(
         "docs/abi.md and the C header are current",
         documents::abi(true),
