@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! IDE streams, key sets and their life cycle.
+//!
+//! A [`Stream`] says what to do next on which end; it sends nothing itself. The core joins it with
+//! IDE_KM messages for the device and with the platform's root port.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -16,3 +19,15 @@
         clippy::unwrap_used,
     )
 )]
+
+mod capability;
+mod ids;
+mod key;
+mod state;
+mod stream;
+
+pub use capability::{Capability, SelectiveStream, StreamStatus};
+pub use ids::StreamIds;
+pub use key::{End, Flow, INITIAL_IV, Key, KeyMaterial, KeySet, SubStream};
+pub use state::{Event, StreamState, TRANSITIONS, Transition};
+pub use stream::{Action, Error, NoEntropy, Stream};
