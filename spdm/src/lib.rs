@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Sans-IO SPDM requester and wire formats, with IDE_KM and TDISP.
+//!
+//! [`wire`] knows layouts, [`crypto`] the suite, and neither keeps state: a responder can be built
+//! on them as well.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -16,3 +19,6 @@
         clippy::unwrap_used,
     )
 )]
+
+pub mod crypto;
+pub mod wire;

@@ -1,0 +1,358 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+use proptest::prelude::*;
+
+use super::certificate::{Certificate, ChainHeader, Digests, GetCertificate};
+use super::challenge::{Challenge, ChallengeAuth, SummaryType};
+use super::doe::{DataObject, ObjectType};
+use super::error::ErrorResponse;
+use super::measurements::{Block, GetMeasurements, Measurements};
+use super::negotiation::{
+    Algorithms, Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
+};
+use super::pci_sig::{ide_km, tdisp};
+use super::record::RecordHeader;
+use super::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
+use super::vendor::VendorDefined;
+use super::{Code, Header, Malformed, Version, opaque};
+
+/// Runs every parser, and every walk over what it returned, on `bytes`.
+fn parse_everything(bytes: &[u8]) {
+    let _ = Header::peek(bytes);
+    let _ = DataObject::parse(bytes);
+    let _ = VersionResponse::parse(bytes).map(|(view, _)| view.offers(Version::V1_2));
+    let _ = CapabilitiesMessage::parse(bytes, Code::CAPABILITIES);
+    let _ = NegotiateAlgorithms::parse(bytes);
+    let _ = Algorithms::parse(bytes);
+    let _ = Digests::parse(bytes).map(|(view, _)| view.slot0().copied());
+    let _ = GetCertificate::parse(bytes);
+    let _ = Certificate::parse(bytes);
+    let _ = Challenge::parse(bytes);
+    let _ = ErrorResponse::parse(bytes);
+    let _ = GetMeasurements::parse(bytes);
+    let _ = KeyExchange::parse(bytes);
+    let _ = Finish::parse(bytes);
+    let _ = RecordHeader::parse(bytes);
+    let _ = opaque::version_selection(bytes);
+    let _ = opaque::supported_versions(bytes);
+    let _ = ide_km::Message::parse(bytes).map(|_| ());
+    let _ = tdisp::Message::parse(bytes);
+    let _ = tdisp::InterfaceReport::parse(bytes);
+    for flag in [false, true] {
+        let _ = ChallengeAuth::parse(bytes, flag);
+        let _ = KeyExchangeResponse::parse(bytes, flag);
+        if let Ok((view, _)) = Measurements::parse(bytes, flag) {
+            assert!(view.blocks().count() <= 256);
+        }
+    }
+    for code in [Code::VENDOR_DEFINED_REQUEST, Code::VENDOR_DEFINED_RESPONSE] {
+        let _ = VendorDefined::parse(bytes, code);
+    }
+}
+
+/// The first bytes that lead each parser past its first checks.
+const STARTS: &[&[u8]] = &[
+    &[],
+    &[0x01, 0x00, 0x01],
+    &[0x10, 0x04, 0, 0],
+    &[0x12, 0x61],
+    &[0x12, 0x63, 3, 0],
+    &[0x12, 0x01, 0, 3],
+    &[0x12, 0x02],
+    &[0x12, 0x03],
+    &[0x12, 0x60],
+    &[0x12, 0x64],
+    &[0x12, 0xe0],
+    &[0x12, 0xe3, 3, 0],
+    &[0x12, 0xe4],
+    &[0x12, 0xe5],
+    &[0x12, 0x7e, 0, 0, 3, 0, 2, 1, 0],
+    &[0x12, 0xfe, 0, 0, 3, 0, 2, 1, 0],
+    &[0x12, 0x7f],
+    &[1, 0, 0, 0, 0, 0],
+    &[0, 1],
+    &[0, 2],
+    &[1, 0x10, 0x04],
+];
+
+proptest! {
+    #[test]
+    fn no_parser_panics_on_any_bytes(
+        start in 0..STARTS.len(),
+        rest in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let mut bytes = STARTS[start].to_vec();
+        bytes.extend(rest);
+        parse_everything(&bytes);
+    }
+
+    #[test]
+    fn no_parser_panics_on_mostly_zero_bytes(
+        start in 0..STARTS.len(),
+        length in 0..600usize,
+        flips in prop::collection::vec((0..600usize, any::<u8>()), 0..8),
+    ) {
+        let mut bytes = STARTS[start].to_vec();
+        bytes.resize(bytes.len() + length, 0);
+        for (index, value) in flips {
+            if let Some(byte) = bytes.get_mut(index) {
+                *byte = value;
+            }
+        }
+        parse_everything(&bytes);
+    }
+}
+
+/// Checks that `parse` takes exactly `message`, refuses every prefix, and leaves padding alone.
+fn parses_exactly(message: &[u8], parse: impl Fn(&[u8]) -> Result<usize, Malformed>) {
+    assert_eq!(parse(message), Ok(message.len()));
+    let mut padded = message.to_vec();
+    padded.extend([0; 3]);
+    assert_eq!(parse(&padded), Ok(message.len()));
+    for end in 0..message.len() {
+        assert!(
+            parse(&message[..end]).is_err(),
+            "a prefix of {end} bytes is taken"
+        );
+    }
+}
+
+#[test]
+fn every_message_is_read_back_as_written_and_never_from_a_prefix() {
+    let mut out = [0; 1024];
+    let entries = [0x1000.into(), 0x1200.into()];
+    let n = VersionResponse { entries: &entries }
+        .emit(&mut out)
+        .unwrap();
+    parses_exactly(&out[..n], |b| VersionResponse::parse(b).map(|(_, n)| n));
+
+    let flags = Capabilities::CERT.union(Capabilities::CHAL);
+    let message = CapabilitiesMessage::new(Code::GET_CAPABILITIES, 3, flags, 4096);
+    let n = message.emit(&mut out).unwrap();
+    parses_exactly(&out[..n], |b| {
+        let (view, n) = CapabilitiesMessage::parse(b, Code::GET_CAPABILITIES)?;
+        assert_eq!((view.flags(), view.data_transfer_size.get()), (flags, 4096));
+        Ok(n)
+    });
+
+    let n = NegotiateAlgorithms::SUITE.emit(&mut out).unwrap();
+    assert_eq!(n, 44);
+    parses_exactly(&out[..n], |b| NegotiateAlgorithms::parse(b).map(|(_, n)| n));
+    let n = Algorithms::SUITE.emit(&mut out).unwrap();
+    assert_eq!(n, 48);
+    parses_exactly(&out[..n], |b| Algorithms::parse(b).map(|(_, n)| n));
+
+    let digests = [[1; 48], [2; 48]];
+    let n = Digests {
+        slot_mask: 5,
+        digests: &digests,
+    }
+    .emit(&mut out)
+    .unwrap();
+    parses_exactly(&out[..n], |b| Digests::parse(b).map(|(_, n)| n));
+    let n = GetCertificate::new(0, 512, 256).emit(&mut out).unwrap();
+    parses_exactly(&out[..n], |b| GetCertificate::parse(b).map(|(_, n)| n));
+    let n = Certificate {
+        slot: 0,
+        portion: &[7; 99],
+        remainder: 3,
+    }
+    .emit(&mut out)
+    .unwrap();
+    parses_exactly(&out[..n], |b| Certificate::parse(b).map(|(_, n)| n));
+    let n = Challenge::new(0, SummaryType::ALL, [9; 32])
+        .emit(&mut out)
+        .unwrap();
+    parses_exactly(&out[..n], |b| Challenge::parse(b).map(|(_, n)| n));
+
+    for summary in [None, Some(&[4; 48])] {
+        let auth = ChallengeAuth {
+            attributes: 0,
+            slot_mask: 1,
+            chain_digest: &[3; 48],
+            nonce: &[5; 32],
+            summary,
+            opaque: &[6; 5],
+            signature: &[7; 96],
+        };
+        let n = auth.emit(&mut out).unwrap();
+        parses_exactly(&out[..n], |b| {
+            ChallengeAuth::parse(b, summary.is_some()).map(|(_, n)| n)
+        });
+        let response = KeyExchangeResponse {
+            heartbeat: 0,
+            session_id: 0x1234,
+            mutual_authentication: 0,
+            random: &[1; 32],
+            exchange: &[2; 96],
+            summary,
+            opaque: &[3; 12],
+            signature: &[4; 96],
+            verify_data: &[5; 48],
+        };
+        let n = response.emit(&mut out).unwrap();
+        parses_exactly(&out[..n], |b| {
+            KeyExchangeResponse::parse(b, summary.is_some()).map(|(_, n)| n)
+        });
+    }
+
+    for signed in [None, Some(([8; 32], 0))] {
+        let get = GetMeasurements {
+            raw: true,
+            operation: 0xff,
+            signed,
+        };
+        let n = get.emit(&mut out).unwrap();
+        parses_exactly(&out[..n], |b| {
+            let (view, n) = GetMeasurements::parse(b)?;
+            assert_eq!(view, get);
+            Ok(n)
+        });
+    }
+
+    let exchange = KeyExchange {
+        summary: SummaryType::NONE,
+        slot: 0,
+        session_id: 0xffff,
+        policy: 1,
+        random: &[1; 32],
+        exchange: &[2; 96],
+        opaque: &[3; 20],
+    };
+    let n = exchange.emit(&mut out).unwrap();
+    assert_eq!(n, 158);
+    parses_exactly(&out[..n], |b| KeyExchange::parse(b).map(|(_, n)| n));
+    let n = Finish::new([1; 48]).emit(&mut out).unwrap();
+    parses_exactly(&out[..n], |b| Finish::parse(b).map(|(_, n)| n));
+    let n = VendorDefined { payload: &[0; 9] }
+        .emit(Code::VENDOR_DEFINED_REQUEST, &mut out)
+        .unwrap();
+    parses_exactly(&out[..n], |b| {
+        VendorDefined::parse(b, Code::VENDOR_DEFINED_REQUEST).map(|(_, n)| n)
+    });
+}
+
+#[test]
+fn nothing_is_written_past_the_end_of_a_buffer() {
+    let mut out = [0; 19];
+    let message = CapabilitiesMessage::new(Code::CAPABILITIES, 0, Capabilities(0), 4096);
+    assert_eq!(message.emit(&mut out), Err(Malformed::NoRoom));
+    let mut out = [0; 43];
+    assert_eq!(
+        NegotiateAlgorithms::SUITE.emit(&mut out),
+        Err(Malformed::NoRoom)
+    );
+}
+
+#[test]
+fn a_draft_of_a_version_is_not_that_version() {
+    let offers = |entry: u16| {
+        VersionResponse {
+            entries: &[entry.into()],
+        }
+        .offers(Version::V1_2)
+    };
+    assert!(offers(0x1200));
+    assert!(offers(0x1210));
+    assert!(!offers(0x1201));
+    assert!(!offers(0x1100));
+    assert!(!offers(0x1300));
+}
+
+#[test]
+fn measurement_blocks_must_fill_the_record_exactly() {
+    let mut record = [0; 64];
+    let n = Block {
+        index: 1,
+        value_type: 0x81,
+        value: &[9; 20],
+    }
+    .emit(&mut record)
+    .unwrap();
+    let measurements = |record, block_count| Measurements {
+        total: 0,
+        attributes: 0,
+        block_count,
+        record,
+        nonce: &[0; 32],
+        opaque: &[],
+        signature: None,
+    };
+    let whole = measurements(&record[..n], 1);
+    let blocks: Result<Vec<_>, _> = whole.blocks().collect();
+    assert_eq!(
+        blocks.unwrap(),
+        [Block {
+            index: 1,
+            value_type: 0x81,
+            value: &[9; 20]
+        }]
+    );
+    let fails = |record, count| {
+        measurements(record, count)
+            .blocks()
+            .any(|block| block.is_err())
+    };
+    assert!(fails(&record[..n], 0));
+    assert!(fails(&record[..n], 2));
+    assert!(fails(&record[..n - 1], 1));
+    assert!(fails(&record[..n + 1], 1));
+}
+
+#[test]
+fn the_mailbox_pads_objects_to_double_words() {
+    let mut out = [0xff; 32];
+    let object = DataObject {
+        kind: ObjectType::SPDM,
+        payload: &[1, 2, 3, 4, 5],
+    };
+    assert_eq!(object.emit(&mut out), Ok(16));
+    assert_eq!(out[..16], [1, 0, 1, 0, 4, 0, 0, 0, 1, 2, 3, 4, 5, 0, 0, 0]);
+    let (back, length) = DataObject::parse(&out[..16]).unwrap();
+    assert_eq!(
+        (back.kind, back.payload.len(), length),
+        (ObjectType::SPDM, 8, 16)
+    );
+    assert!(DataObject::parse(&out[..15]).is_err());
+    // A length that does not cover the header, and the largest there is.
+    assert!(DataObject::parse(&[1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]).is_err());
+    assert!(DataObject::parse(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+}
+
+#[test]
+fn opaque_data_says_which_secured_messages_are_spoken() {
+    let mut out = [0; 32];
+    let n = opaque::emit_supported_versions(&opaque::SECURED_VERSIONS, &mut out).unwrap();
+    let expected = [
+        1, 0, 0, 0, 0, 0, 9, 0, 1, 1, 3, 0, 0x10, 0, 0x11, 0, 0x12, 0, 0, 0,
+    ];
+    assert_eq!(out[..n], expected);
+    assert_eq!(
+        opaque::supported_versions(&out[..n]).unwrap()[2].get(),
+        0x1200
+    );
+    let n = opaque::emit_version_selection(0x1200, &mut out).unwrap();
+    assert_eq!(out[..n], [1, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0x12]);
+    assert_eq!(opaque::version_selection(&out[..n]), Ok(0x1200));
+    for end in 0..n {
+        assert!(opaque::version_selection(&out[..end]).is_err());
+    }
+    // An element of somebody else, with its padding, comes first.
+    let two = [
+        2, 0, 0, 0, 3, 2, 1, 0, 1, 0, 9, 0, 0, 0, 4, 0, 1, 0, 0, 0x11,
+    ];
+    assert_eq!(opaque::version_selection(&two), Ok(0x1100));
+}
+
+#[test]
+fn a_session_id_has_the_responders_half_on_top() {
+    assert_eq!(SessionId::new(0x1122, 0x3344), SessionId(0x3344_1122));
+}
+
+#[test]
+fn a_chain_header_is_fifty_two_bytes() {
+    assert_eq!(ChainHeader::LENGTH, 52);
+    assert_eq!(ChainHeader::new(1000, [0; 48]).unwrap().length.get(), 1052);
+    assert!(ChainHeader::new(0x1_0000, [0; 48]).is_err());
+}
