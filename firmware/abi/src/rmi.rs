@@ -41,6 +41,7 @@ calls! {
         0x202 RmmActivate "RMI_RMM_ACTIVATE" () -> () "Makes the other calls available.";
         0x1f1 GranuleRangeDelegate "RMI_GRANULE_RANGE_DELEGATE" (start, end) -> (next) "Takes granules from the host.";
         0x1f2 GranuleRangeUndelegate "RMI_GRANULE_RANGE_UNDELEGATE" (start, end) -> (next) "Scrubs unused granules and gives them to the host.";
+        0x1e1 GranuleTrackingGet "RMI_GRANULE_TRACKING_GET" (base, top) -> (category, state, out_top) "Returns how granules are tracked.";
         0x158 RealmCreate "RMI_REALM_CREATE" (rd, params) -> () "Creates a realm.";
         0x157 RealmActivate "RMI_REALM_ACTIVATE" (rd) -> () "Ends the building of a realm and lets it run.";
         0x201 RealmTerminate "RMI_REALM_TERMINATE" (rd) -> () "Stops a realm for good.";
@@ -48,9 +49,11 @@ calls! {
         0x15a RecCreate "RMI_REC_CREATE" (rd, rec, params) -> () "Creates a virtual CPU.";
         0x15b RecDestroy "RMI_REC_DESTROY" (rec) -> () "Destroys a virtual CPU.";
         0x15c RecEnter "RMI_REC_ENTER" (rec, run) -> () "Runs a virtual CPU until it exits.";
+        0x164 PsciComplete "RMI_PSCI_COMPLETE" (calling_rec, target_rec, status) -> () "Completes a power call of a guest.";
         0x15d RttCreate "RMI_RTT_CREATE" (rd, rtt, ipa, level) -> () "Adds a translation table.";
         0x15e RttDestroy "RMI_RTT_DESTROY" (rd, ipa, level) -> (rtt, top) "Removes a translation table that maps nothing.";
         0x161 RttReadEntry "RMI_RTT_READ_ENTRY" (rd, ipa, level) -> (walk_level, state, descriptor, ripas) "Reads a translation table entry.";
+        0x166 RttFold "RMI_RTT_FOLD" (rd, ipa, level) -> (rtt) "Replaces a uniform table by one entry.";
         0x168 RttInitRipas "RMI_RTT_INIT_RIPAS" (rd, base, top) -> (out_top) "Marks guest addresses as private memory, before activation.";
         0x169 RttSetRipas "RMI_RTT_SET_RIPAS" (rd, rec, base, top) -> (out_top) "Carries out the change of memory state that the guest asked for.";
         0x153 RttDataMapInit "RMI_RTT_DATA_MAP_INIT" (rd, data, ipa, src, flags) -> () "Copies a page into a new realm and measures it.";
@@ -89,12 +92,9 @@ calls! {
         0x1dc PsmmuStL2Destroy "RMI_PSMMU_ST_L2_DESTROY" (psmmu, sid) -> () "Removes the room of a range of streams.";
     }
     absent {
-        0x1e1 "RMI_GRANULE_TRACKING_GET" (base, top) -> (category, state, out_top) "Returns how granules are tracked.";
         0x1e3 "RMI_GRANULE_TRACKING_SET" (region, category, state) -> () "Sets how granules are tracked.";
         0x1f3 "RMI_GPT_L1_CREATE" (base) -> () "Adds a granule protection table.";
         0x1f4 "RMI_GPT_L1_DESTROY" (base) -> () "Removes a granule protection table.";
-        0x164 "RMI_PSCI_COMPLETE" (calling_rec, target_rec, status) -> () "Completes a power call of a guest.";
-        0x166 "RMI_RTT_FOLD" (rd, ipa, level) -> (rtt) "Replaces a uniform table by one entry.";
         0x18b "RMI_RTT_SET_S2AP" (rd, rec, base, top) -> (out_top) "Changes access permissions for a guest's planes.";
         0x17d "RMI_RTT_AUX_CREATE" (rd, rtt, ipa, level, index) -> () "Adds an auxiliary translation table.";
         0x17e "RMI_RTT_AUX_DESTROY" (rd, ipa, level, index) -> (rtt, top) "Removes an auxiliary translation table.";

@@ -26,6 +26,8 @@ calls! {
     answered {
         0x190 Version "RSI_VERSION" (requested) -> (lower, higher) "Returns the interface versions that are implemented.";
         0x191 Features "RSI_FEATURES" (index) -> (value) "Returns a feature register.";
+        0x192 MeasurementRead "RSI_MEASUREMENT_READ" (index) -> (value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) "Returns a measurement of the realm.";
+        0x193 MeasurementExtend "RSI_MEASUREMENT_EXTEND" (index, size, value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) -> () "Extends a measurement of the realm.";
         0x196 RealmConfig "RSI_REALM_CONFIG" (ipa) -> () "Writes the realm's configuration to a page of the guest.";
         0x197 IpaStateSet "RSI_IPA_STATE_SET" (base, top, ripas, flags) -> (new_base, response) "Asks for another state of a range of addresses.";
         0x198 IpaStateGet "RSI_IPA_STATE_GET" (base, top) -> (out_top, ripas) "Returns the state of a range of addresses.";
@@ -36,8 +38,6 @@ calls! {
         0x1a4 VdevDmaDisable "RSI_VDEV_DMA_DISABLE" (vdev_id) -> () "Ends a device's access to the realm's memory.";
     }
     absent {
-        0x192 "RSI_MEASUREMENT_READ" (index) -> (value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) "Returns a measurement of the realm.";
-        0x193 "RSI_MEASUREMENT_EXTEND" (index, size, value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) -> () "Extends a measurement of the realm.";
         0x194 "RSI_ATTEST_TOKEN_INIT" (challenge_0, challenge_1, challenge_2, challenge_3, challenge_4, challenge_5, challenge_6, challenge_7) -> (bound) "Begins an attestation token.";
         0x195 "RSI_ATTEST_TOKEN_CONTINUE" (ipa, offset, size) -> (written) "Continues an attestation token.";
         0x19a "RSI_VSMMU_GET_INFO" () -> () "Returns what the TSM knows of a virtual IOMMU.";

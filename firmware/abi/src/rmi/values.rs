@@ -327,6 +327,12 @@ impl RangeDescriptor {
         self.count().checked_mul(self.size().bytes())
     }
 
+    /// Sets the state bit: the memory is the host's.
+    #[must_use]
+    pub const fn undelegated(self) -> Self {
+        Self(self.0 | Self::STATE.mask())
+    }
+
     /// Returns whether the state bit says that the memory is the host's.
     #[must_use]
     pub const fn is_undelegated(self) -> bool {
@@ -571,7 +577,8 @@ mod tests {
         assert_eq!(range.bytes(), Some(3 << 21));
         assert!(!range.has_reserved_bits() && !range.is_undelegated());
         assert!(RangeDescriptor(1 << 52).has_reserved_bits());
-        assert!(RangeDescriptor(1 << 63).is_undelegated());
+        assert!(range.undelegated().is_undelegated());
+        assert_eq!(range.undelegated().0, range.0 | 1 << 63);
     }
 
     #[test]
