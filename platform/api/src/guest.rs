@@ -97,6 +97,16 @@ pub trait GuestCpu {
     fn skip_instruction(&self, context: &mut Self::Context);
     /// Makes the guest take a synchronous external abort for `fault` when it next runs.
     fn inject_abort(&self, context: &mut Self::Context, fault: &MemoryFault);
+    /// Returns what the host may know of a fault on the guest's private memory: the address, not
+    /// what the instruction would have moved.
+    fn conceal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
+        FaultSyndrome { hpfar: syndrome.hpfar, ..FaultSyndrome::default() }
+    }
+    /// Returns the fault that the host would see if the guest had loaded from private memory at
+    /// `ipa`, and the walk of stage 2 had ended at `level`.
+    fn missing_memory(&self, _ipa: Ipa, _level: u8) -> FaultSyndrome {
+        FaultSyndrome::default()
+    }
     /// Returns the guest's timers as the host wants them on exit: physical control and compare
     /// value, virtual control and compare value.
     fn timers(&self, context: &Self::Context) -> [u64; 4];
