@@ -3,26 +3,37 @@
 
 //! From registers to a handler and back.
 
-use tsm_platform::{Platform, Rid, TraceRecord};
+use tsm_abi::rmi::{Call, REGISTERS};
+use tsm_platform::{Rid, TraceRecord};
 
-use crate::context::Context;
+use crate::context::{Context, Machine};
 use crate::device::{self, Devices};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reply, Result};
 use crate::granule::{Locks, Region, Table};
+use crate::realm::{Realm, Running, Vmids};
+use crate::rtt::{Initial, Output};
+use crate::system::Activation;
+use crate::{ownership, realm, rec, rtt, system};
 
 /// The state of the TSM that is not in donated granules.
 pub struct Tsm {
-    pub(crate) granules: Table,
+    pub(crate) activation: Activation,
     pub(crate) devices: Devices,
+    pub(crate) granules: Table,
+    pub(crate) running: Running,
+    pub(crate) vmids: Vmids,
 }
 
 impl Tsm {
-    /// Makes a TSM that owns nothing yet.
+    /// Makes a TSM that owns none of the granules of `regions`.
     #[must_use]
     pub const fn new(regions: &'static [Region]) -> Self {
         Self {
-            granules: Table::new(regions),
+            activation: Activation::new(),
             devices: Devices::new(),
+            granules: Table::new(regions),
+            running: Running::new(),
+            vmids: Vmids::new(),
         }
     }
 
@@ -32,12 +43,13 @@ impl Tsm {
         &self.granules
     }
 
-    /// Answers one call of the host. The first register returned is the status word.
-    pub fn host_call<P: Platform>(
+    /// Answers one call of the host, who put `function` into x0 and `arguments` into x1 to x7.
+    /// Returns x0 to x7; x0 is the status word.
+    pub fn host_call<P: Machine>(
         &self,
         platform: &P,
         function: u64,
-        arguments: &[u64; 7],
+        arguments: &[u64; REGISTERS],
     ) -> [u64; 8] {
         let locks = Locks::default();
         let context = Context {
@@ -45,13 +57,17 @@ impl Tsm {
             platform,
             locks: &locks,
         };
-        let outcome = dispatch(&context, function, arguments);
-        let answer = if locks.is_empty() {
+        let outcome = match Call::decode(function, arguments) {
+            Ok(call) => gate(&context, call),
+            Err(_) => Err(Error::NotSupported),
+        };
+        // A lock that outlives its call is a fault of ours; the guard's owner is gone.
+        let outcome = if locks.is_empty() {
             outcome
         } else {
             Err(Error::Global)
         };
-        let registers = answer.map_or_else(Error::registers, crate::error::Reply::registers);
+        let registers = outcome.map_or_else(Error::registers, Reply::registers);
         let [a, b, c, ..] = *arguments;
         let [status, ..] = registers;
         platform.call(TraceRecord {
@@ -64,7 +80,7 @@ impl Tsm {
 
     /// Performs a host access of `width` bytes (1, 2 or 4) to configuration space and returns the
     /// value read (zero for a write). A refused read is all ones; a refused write has no effect.
-    pub fn host_config_access<P: Platform>(
+    pub fn host_config_access<P: Machine>(
         &self,
         platform: &P,
         rid: Rid,
@@ -82,6 +98,173 @@ impl Tsm {
     }
 }
 
-fn dispatch<P: Platform>(_: &Context<'_, P>, _: u64, _: &[u64; 7]) -> Result {
-    Err(Error::NotSupported)
+/// Lets only what is needed to activate through before activation.
+fn gate<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+    match call {
+        Call::Version { requested } => Ok(system::version(requested)),
+        Call::Features { index } => Ok(system::feature(index)),
+        Call::RmmConfigSet { config } => system::set_config(context, config),
+        Call::RmmConfigGet { config } => system::get_config(context, config),
+        Call::RmmActivate {} => system::activate(context),
+        _ if !context.tsm.activation.is_active() => Err(Error::Global),
+        call => memory_call(context, call),
+    }
+}
+
+fn memory_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+    match call {
+        Call::GranuleRangeDelegate { start, end } => ownership::delegate(context, start, end),
+        Call::GranuleRangeUndelegate { start, end } => ownership::undelegate(context, start, end),
+        Call::GranuleTrackingGet { base, top } => ownership::tracking(context, base, top),
+        Call::RttCreate {
+            rd,
+            rtt: table,
+            ipa,
+            level,
+        } => locked(context, rd, |realm| {
+            rtt::create(context, realm, table, ipa, level)
+        }),
+        Call::RttDestroy { rd, ipa, level } => locked(context, rd, |realm| {
+            rtt::destroy(context, realm, ipa, level)
+        }),
+        Call::RttFold { rd, ipa, level } => {
+            locked(context, rd, |realm| rtt::fold(context, realm, ipa, level))
+        }
+        Call::RttReadEntry { rd, ipa, level } => locked(context, rd, |realm| {
+            rtt::read_entry(context, realm, ipa, level)
+        }),
+        Call::RttInitRipas { rd, base, top } => locked(context, rd, |realm| {
+            rtt::init_ripas(context, realm, base, top)
+        }),
+        Call::RttDataMapInit {
+            rd,
+            data,
+            ipa,
+            src: source,
+            flags,
+        } => {
+            let initial = Initial {
+                data,
+                ipa,
+                source,
+                flags,
+            };
+            locked(context, rd, |realm| {
+                rtt::data_map_init(context, realm, initial)
+            })
+        }
+        Call::RttDataMap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => locked(context, rd, |realm| {
+            rtt::data_map(
+                context,
+                realm,
+                (base, top),
+                Output {
+                    flags,
+                    address: oaddr,
+                },
+            )
+        }),
+        Call::RttDataUnmap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => locked(context, rd, |realm| {
+            rtt::data_unmap(
+                context,
+                realm,
+                (base, top),
+                Output {
+                    flags,
+                    address: oaddr,
+                },
+            )
+        }),
+        Call::RttUnprotMap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => locked(context, rd, |realm| {
+            rtt::unprot_map(
+                context,
+                realm,
+                (base, top),
+                Output {
+                    flags,
+                    address: oaddr,
+                },
+            )
+        }),
+        Call::RttUnprotUnmap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => locked(context, rd, |realm| {
+            rtt::unprot_unmap(
+                context,
+                realm,
+                (base, top),
+                Output {
+                    flags,
+                    address: oaddr,
+                },
+            )
+        }),
+        Call::RttDevUnmap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => locked(context, rd, |realm| {
+            rtt::dev_unmap(
+                context,
+                realm,
+                (base, top),
+                Output {
+                    flags,
+                    address: oaddr,
+                },
+            )
+        }),
+        call => realm_call(context, call),
+    }
+}
+
+fn realm_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+    match call {
+        Call::RealmCreate { rd, params } => realm::create(context, rd, params),
+        Call::RealmActivate { rd } => realm::activate(context, rd),
+        Call::RealmTerminate { rd } => realm::terminate(context, rd),
+        Call::RealmDestroy { rd } => realm::destroy(context, rd),
+        Call::RecCreate { rd, rec, params } => rec::create(context, rd, rec, params),
+        Call::RecDestroy { rec } => rec::destroy(context, rec),
+        Call::RecEnter { rec, run } => rec::enter(context, rec, run),
+        Call::RttSetRipas { rd, rec, base, top } => rec::set_ripas(context, rd, rec, base, top),
+        Call::PsciComplete {
+            calling_rec,
+            target_rec,
+            status,
+        } => rec::psci_complete(context, calling_rec, target_rec, status),
+        call => device::host_call(context, call),
+    }
+}
+
+fn locked<P: Machine>(
+    context: &Context<'_, P>,
+    rd: u64,
+    work: impl FnOnce(&mut Realm) -> Result,
+) -> Result {
+    context.with_realm(rd, work)
 }

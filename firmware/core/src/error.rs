@@ -3,6 +3,7 @@
 
 //! Why a call fails, and the one place where that becomes a status word.
 
+use tsm_abi::RmiStatus;
 use tsm_platform::{HostFault, MemoryError, PlatformError};
 
 /// The reason that a host call gives for changing nothing.
@@ -29,19 +30,19 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the status word: the code in bits 7:0, the level of a walk in bits 15:8.
+    /// Returns the status that the host sees.
     #[must_use]
-    pub const fn status(self) -> u64 {
+    pub const fn status(self) -> RmiStatus {
         match self {
-            Self::Input => 1,
-            Self::Realm => 2,
-            Self::Rec => 3,
-            Self::Rtt(level) => 4 | ((level as u64) << 8),
-            Self::NotSupported => 5,
-            Self::Device => 6,
-            Self::Busy => 10,
-            Self::Global => 11,
-            Self::Granule(_) => 16,
+            Self::Input => RmiStatus::INPUT,
+            Self::Realm => RmiStatus::REALM,
+            Self::Rec => RmiStatus::REC,
+            Self::Rtt(level) => RmiStatus::rtt(level),
+            Self::NotSupported => RmiStatus::NOT_SUPPORTED,
+            Self::Device => RmiStatus::DEVICE,
+            Self::Busy => RmiStatus::BUSY,
+            Self::Global => RmiStatus::GLOBAL,
+            Self::Granule(_) => RmiStatus::GRANULE,
         }
     }
 
@@ -52,7 +53,7 @@ impl Error {
             Self::Granule(address) => address,
             _ => 0,
         };
-        [self.status(), value, 0, 0, 0, 0, 0, 0]
+        [self.status().word(), value, 0, 0, 0, 0, 0, 0]
     }
 }
 
@@ -84,25 +85,49 @@ impl From<PlatformError> for Error {
     }
 }
 
-/// The registers that a successful call returns after the status word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reply(pub [u64; 7]);
+/// The registers that a call returns: the status word, then values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply([u64; 8]);
 
 impl Reply {
-    /// A reply with no value.
-    pub const NONE: Self = Self([0; 7]);
+    /// Success without a value.
+    pub const NONE: Self = Self([0; 8]);
 
-    /// Returns a reply with one value in x1.
+    /// Returns success with one value.
     #[must_use]
     pub const fn one(value: u64) -> Self {
-        Self([value, 0, 0, 0, 0, 0, 0])
+        Self([0, value, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// Returns success with two values.
+    #[must_use]
+    pub const fn two(first: u64, second: u64) -> Self {
+        Self([0, first, second, 0, 0, 0, 0, 0])
+    }
+
+    /// Returns success with three values.
+    #[must_use]
+    pub const fn three(first: u64, second: u64, third: u64) -> Self {
+        Self([0, first, second, third, 0, 0, 0, 0])
+    }
+
+    /// Returns success with four values.
+    #[must_use]
+    pub const fn four(first: u64, second: u64, third: u64, fourth: u64) -> Self {
+        Self([0, first, second, third, fourth, 0, 0, 0])
+    }
+
+    /// Returns a failure that has values all the same.
+    #[must_use]
+    pub const fn failure(error: Error, values: [u64; 2]) -> Self {
+        let [first, second] = values;
+        Self([error.status().word(), first, second, 0, 0, 0, 0, 0])
     }
 
     /// Returns the registers of the answer.
     #[must_use]
     pub const fn registers(self) -> [u64; 8] {
-        let [a, b, c, d, e, f, g] = self.0;
-        [0, a, b, c, d, e, f, g]
+        self.0
     }
 }
 

@@ -17,6 +17,9 @@
 //! A lock is taken by one compare-and-swap that names the state: a granule in another state is
 //! refused at once and never waited for, so a host that names one granule in two roles cannot make
 //! two calls wait for each other. Waiting is bounded; then the call answers BUSY.
+//!
+//! A page that only changes its state is claimed in one step instead of locked. What a table of a
+//! realm or a page of its memory holds is protected by the realm's lock.
 
 use core::cell::RefCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +28,10 @@ use heapless::Vec;
 use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange};
 
 use crate::error::{Error, Result};
+
+/// Bytes of a granule, as the length of a buffer.
+pub(crate) const GRANULE_BYTES: usize = 0x1000;
+const _: () = assert!(GRANULE_BYTES as u64 == GRANULE_SIZE);
 
 const STATE_MASK: u32 = 0xff;
 const LOCKED: u32 = 1 << 8;
@@ -60,10 +67,12 @@ pub enum State {
     Mapped = 8,
     /// The continuation of an object that needs more than one granule.
     Auxiliary = 9,
+    /// On its way between the host and the TSM, in the hands of one call.
+    Moving = 10,
 }
 
 impl State {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Undelegated,
         Self::Delegated,
         Self::Rd,
@@ -74,6 +83,7 @@ impl State {
         Self::Vdev,
         Self::Mapped,
         Self::Auxiliary,
+        Self::Moving,
     ];
 
     fn of(word: u32) -> Self {
@@ -81,7 +91,7 @@ impl State {
         Self::ALL
             .into_iter()
             .find(|state| *state as u32 == code)
-            .unwrap_or(Self::Auxiliary)
+            .unwrap_or(Self::Moving)
     }
 
     /// Returns the place of the state in the lock order.
@@ -187,34 +197,77 @@ impl Table {
         Ok(word.load(Ordering::Acquire) >> REFERENCE_SHIFT)
     }
 
-    /// Adds a reference to an object. The caller holds a lock that keeps the object alive.
-    pub(crate) fn refer(&self, address: u64) -> Result<()> {
+    /// Adds `count` references. The caller holds a lock that keeps the granule what it is.
+    pub(crate) fn refer(&self, address: u64, count: u32) -> Result<()> {
         let (_, word) = self.find(address)?;
-        word.try_update(Ordering::AcqRel, Ordering::Acquire, |value| {
-            value.checked_add(REFERENCE)
+        let added = count.checked_mul(REFERENCE).ok_or(Error::Global)?;
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            value.checked_add(added)
         })
         .map(|_| ())
         .map_err(|_| Error::Global)
     }
 
-    /// Drops a reference to an object.
-    pub(crate) fn release(&self, address: u64) -> Result<()> {
+    /// Drops `count` references.
+    pub(crate) fn release(&self, address: u64, count: u32) -> Result<()> {
         let (_, word) = self.find(address)?;
-        word.try_update(Ordering::AcqRel, Ordering::Acquire, |value| {
-            value.checked_sub(REFERENCE)
+        let dropped = count.checked_mul(REFERENCE).ok_or(Error::Global)?;
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            value.checked_sub(dropped)
         })
         .map(|_| ())
         .map_err(|_| Error::Global)
     }
 
-    /// Changes the state of a table or page that only the holder of its realm's lock can reach.
-    /// The granule must be in `from`, unlocked and without references.
+    /// Adds a reference to a granule of the host, which stays the host's until it is dropped.
+    pub(crate) fn refer_undelegated(&self, address: u64) -> Result<()> {
+        let (_, word) = self.find(address)?;
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
+            let free = State::of(value) == State::Undelegated && value & LOCKED == 0;
+            if free {
+                value.checked_add(REFERENCE)
+            } else {
+                None
+            }
+        })
+        .map(|_| ())
+        .map_err(|_| Error::Input)
+    }
+
+    /// Takes the granule at `address` from one state to another in one step, without its lock.
+    ///
+    /// Fails with [`Error::Input`] if it is not tracked, in another state or referred to, with
+    /// [`Error::Busy`] if another call keeps its lock.
+    pub(crate) fn claim(&self, address: u64, from: State, to: State) -> Result<()> {
+        let (_, word) = self.find(address)?;
+        for _ in 0..ATTEMPTS {
+            let value = word.load(Ordering::Relaxed);
+            if value & !LOCKED != from as u32 {
+                return Err(Error::Input);
+            }
+            if value & LOCKED == 0 && exchange(word, value, to as u32) {
+                return Ok(());
+            }
+            core::hint::spin_loop();
+        }
+        Err(Error::Busy)
+    }
+
+    /// Changes the state of a granule that only this call can reach: it claimed it, or holds the
+    /// lock of the realm that owns it. The granule must be in `from`, unlocked, not referred to.
     pub(crate) fn change(&self, address: u64, from: State, to: State) -> Result<()> {
         let (_, word) = self.find(address)?;
-        word.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
-            .map_err(|_| Error::Global)
+        if exchange(word, from as u32, to as u32) {
+            Ok(())
+        } else {
+            Err(Error::Global)
+        }
     }
+}
+
+fn exchange(word: &AtomicU32, from: u32, to: u32) -> bool {
+    word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
 }
 
 /// The locks that one call holds.
@@ -292,11 +345,7 @@ fn acquire(word: &AtomicU32, state: State) -> Result<()> {
         if State::of(value) != state {
             return Err(Error::Input);
         }
-        if value & LOCKED == 0
-            && word
-                .compare_exchange(value, value | LOCKED, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-        {
+        if value & LOCKED == 0 && exchange(word, value, value | LOCKED) {
             return Ok(());
         }
         core::hint::spin_loop();

@@ -27,10 +27,15 @@ mod device;
 mod dispatch;
 mod error;
 mod granule;
+mod measurement;
+mod ownership;
 mod realm;
 mod rec;
+mod rsi;
 mod rtt;
+mod system;
 
+pub use context::Machine;
 pub use dispatch::Tsm;
 pub use error::Error;
 pub use granule::{Kind, Region, State, Table};
