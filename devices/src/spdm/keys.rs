@@ -1,0 +1,193 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Key schedule and secured records (DSP0274 1.2, DSP0277 over PCI DOE).
+
+use zeroize::Zeroizing;
+
+use crate::crypto::{self, Digest, HASH_SIZE, Secret, TAG_SIZE, hkdf_expand, hmac384};
+use crate::event::SessionId;
+
+/// The salt of both extraction steps.
+const ZERO_SALT: [u8; HASH_SIZE] = [0; HASH_SIZE];
+
+/// Builds the info of an expansion: length, version label, label, context.
+fn info(length: u16, label: &str, context: &[u8]) -> Vec<u8> {
+    [
+        &length.to_le_bytes()[..],
+        b"spdm1.2 ",
+        label.as_bytes(),
+        context,
+    ]
+    .concat()
+}
+
+fn derive(secret: &Secret, label: &str, context: &[u8]) -> Secret {
+    let mut out = Secret::new([0; HASH_SIZE]);
+    hkdf_expand(
+        secret,
+        &info(HASH_SIZE as u16, label, context),
+        &mut out[..],
+    );
+    out
+}
+
+/// Returns the key of a finished-message HMAC for one direction's handshake secret.
+pub(super) fn finished_key(secret: &Secret) -> Secret {
+    derive(secret, "finished", &[])
+}
+
+/// The secrets of one stage of a session.
+pub(super) struct Stage {
+    /// The extracted secret that this stage and the next derive from.
+    main: Secret,
+    /// Secret of what the requester sends.
+    pub(super) request: Secret,
+    /// Secret of what the responder sends.
+    pub(super) response: Secret,
+}
+
+impl Stage {
+    /// Derives the handshake stage from the shared X coordinate and TH1.
+    pub(super) fn handshake(shared: &Secret, th1: &Digest) -> Self {
+        let main = Secret::new(hmac384(&ZERO_SALT, &[&shared[..]]));
+        Self {
+            request: derive(&main, "req hs data", th1),
+            response: derive(&main, "rsp hs data", th1),
+            main,
+        }
+    }
+
+    /// Derives the application stage from this handshake stage and TH2.
+    pub(super) fn application(&self, th2: &Digest) -> Self {
+        let salt = derive(&self.main, "derived", &[]);
+        let main = Secret::new(hmac384(&salt[..], &[&ZERO_SALT]));
+        Self {
+            request: derive(&main, "req app data", th2),
+            response: derive(&main, "rsp app data", th2),
+            main,
+        }
+    }
+}
+
+/// Key, nonce base and record counter of one direction.
+pub(super) struct Direction {
+    secret: Secret,
+    key: Zeroizing<[u8; 32]>,
+    iv: Zeroizing<[u8; 12]>,
+    sequence: u64,
+}
+
+impl Direction {
+    /// Derives key and nonce base; the first record has sequence number 0.
+    pub(super) fn new(secret: Secret) -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        let mut iv = Zeroizing::new([0; 12]);
+        hkdf_expand(&secret, &info(32, "key", &[]), &mut key[..]);
+        hkdf_expand(&secret, &info(12, "iv", &[]), &mut iv[..]);
+        Self {
+            secret,
+            key,
+            iv,
+            sequence: 0,
+        }
+    }
+
+    /// Moves to the next key; the one before is erased.
+    pub(super) fn update(&mut self) {
+        *self = Self::new(derive(&self.secret, "traffic upd", &[]));
+    }
+
+    /// Returns the nonce of the next record, or `None` when the counter is used up.
+    fn next_nonce(&mut self) -> Option<[u8; 12]> {
+        let mut nonce = *self.iv;
+        for (byte, count) in nonce.iter_mut().zip(self.sequence.to_le_bytes()) {
+            *byte ^= count;
+        }
+        self.sequence = self.sequence.checked_add(1)?;
+        Some(nonce)
+    }
+
+    /// Wraps `message` into a record of `session`.
+    pub(super) fn seal(&mut self, session: SessionId, message: &[u8]) -> Option<Vec<u8>> {
+        let length = u16::try_from(2 + message.len() + TAG_SIZE).ok()?;
+        let application = u16::try_from(message.len()).ok()?;
+        let aad = [&session.0.to_le_bytes()[..], &length.to_le_bytes()].concat();
+        let mut text = [&application.to_le_bytes()[..], message].concat();
+        let nonce = self.next_nonce()?;
+        let tag = crypto::seal(&self.key, &nonce, &aad, &mut text);
+        Some([&aad[..], &text, &tag].concat())
+    }
+
+    /// Unwraps a record whose session id has been looked at. Padding behind it is ignored.
+    pub(super) fn open(&mut self, record: &[u8]) -> Option<Vec<u8>> {
+        let (aad, rest) = record.split_at_checked(6)?;
+        let length = usize::from(u16::from_le_bytes([aad[4], aad[5]]));
+        let (sealed, padding) = rest.split_at_checked(length)?;
+        if padding.len() >= 4 {
+            return None;
+        }
+        let (text, tag) = sealed.split_last_chunk::<TAG_SIZE>()?;
+        let mut text = text.to_vec();
+        let nonce = self.next_nonce()?;
+        if !crypto::open(&self.key, &nonce, aad, &mut text, tag) {
+            return None;
+        }
+        let (application, message) = text.split_first_chunk()?;
+        let application = usize::from(u16::from_le_bytes(*application));
+        // What follows the message is the random padding that DSP0277 allows.
+        message.get(..application).map(<[u8]>::to_vec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Direction, Secret};
+    use crate::event::SessionId;
+
+    fn pair() -> (Direction, Direction) {
+        (
+            Direction::new(Secret::new([3; 48])),
+            Direction::new(Secret::new([3; 48])),
+        )
+    }
+
+    #[test]
+    fn a_record_opens_once_and_in_order() {
+        let (mut sender, mut receiver) = pair();
+        let first = sender.seal(SessionId(7), b"first").unwrap();
+        let second = sender.seal(SessionId(7), b"second").unwrap();
+        assert_eq!(receiver.open(&first).unwrap(), b"first");
+        assert_eq!(receiver.open(&second).unwrap(), b"second");
+        assert!(receiver.open(&second).is_none());
+    }
+
+    #[test]
+    fn an_updated_key_starts_at_record_zero_and_does_not_open_older_records() {
+        let (mut sender, mut receiver) = pair();
+        let old = sender.seal(SessionId(7), b"old").unwrap();
+        receiver.open(&old).unwrap();
+        sender.update();
+        receiver.update();
+        assert_eq!(
+            receiver
+                .open(&sender.seal(SessionId(7), b"new").unwrap())
+                .unwrap(),
+            b"new"
+        );
+        let (_, mut late) = pair();
+        late.update();
+        assert!(late.open(&old).is_none());
+    }
+
+    #[test]
+    fn lengths_that_lie_do_not_open() {
+        let (mut sender, _) = pair();
+        let record = sender.seal(SessionId(7), b"message").unwrap();
+        for cut in 0..record.len() {
+            assert!(pair().1.open(&record[..cut]).is_none());
+        }
+        assert!(pair().1.open(&[&record[..], &[0; 3]].concat()).is_some());
+        assert!(pair().1.open(&[&record[..], &[0; 4]].concat()).is_none());
+    }
+}
