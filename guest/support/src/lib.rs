@@ -11,6 +11,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+pub mod certificate;
 pub mod console;
 pub mod dma;
 pub mod mmio;

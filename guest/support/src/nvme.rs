@@ -218,7 +218,7 @@ impl Nvme {
     /// # Errors
     /// See [`Error`].
     pub fn read(&mut self, lba: u64, out: &mut [u8; BLOCK]) -> Result<(), Error> {
-        self.transfer(0x02, lba)?;
+        self.transfer(0x02, lba, self.data)?;
         self.data.copy_out(out);
         Ok(())
     }
@@ -229,14 +229,22 @@ impl Nvme {
     /// See [`Error`].
     pub fn write(&mut self, lba: u64, block: &[u8; BLOCK]) -> Result<(), Error> {
         self.data.copy_in(block);
-        self.transfer(0x01, lba)
+        self.transfer(0x01, lba, self.data)
     }
 
-    fn transfer(&mut self, opcode: u32, lba: u64) -> Result<(), Error> {
+    /// Makes the controller fetch a block from `source`, whoever owns that, and write it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn write_from(&mut self, lba: u64, source: DmaPage) -> Result<(), Error> {
+        self.transfer(0x01, lba, source)
+    }
+
+    fn transfer(&mut self, opcode: u32, lba: u64, page: DmaPage) -> Result<(), Error> {
         let command = Command {
             opcode,
             namespace: 1,
-            data: self.data.device(),
+            data: page.device(),
             // The count is of 512-byte blocks, minus one.
             words: [lba as u32, (lba >> 32) as u32, (BLOCK / 512 - 1) as u32],
         };

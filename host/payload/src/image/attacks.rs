@@ -1,0 +1,378 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a hostile host tries.
+
+use tsm_abi::RmiCode;
+use tsm_abi::rmi::{Call, MapFlags, PdevState, VdevState};
+use tsm_payload_support::dma::DmaPage;
+use tsm_payload_support::mmio::Mmio;
+use tsm_payload_support::nvme::BLOCK;
+
+use super::board::{self, REALM_DATA, Slot};
+use super::comm::{Tamper, Target};
+use super::flow::{Host, build_realm};
+use super::pci::{BAR0, ID};
+use super::rec::{Event, Vcpu};
+use super::report::{attack, check, step};
+use super::rmi::{self, Result, must};
+use super::vectors::{self, is_granule_fault};
+use super::{pdev, realm, rhi, vdev};
+
+/// First granule of the TSM's own memory.
+const TSM: u64 = 0x7f00_0000;
+/// The key configuration unit.
+const KEY_UNIT: u64 = 0x3e00_0000;
+/// The function behind which the key configuration unit is.
+const KEY_UNIT_RID: u16 = 0x10 << 3;
+/// Guest address at which nothing is mapped, below an existing table.
+const UNUSED_IPA: u64 = realm::DEVICE_IPA + 0x10_0000;
+/// Host memory behind the guest's policy page, which the guest checks again afterwards.
+const GUEST_PAGE: u64 = REALM_DATA + realm::POLICY_IPA;
+/// Block of the other disk that the attacks use, in 512-byte blocks.
+const OTHER_LBA: u64 = 64;
+const RD: u64 = Slot::Rd.address();
+const PDEV: u64 = Slot::Endpoint.address();
+const VDEV: u64 = Slot::Vdev.address();
+
+/// Everything that must fail without harm while the guest uses its device.
+pub fn while_running(host: &mut Host) {
+    touch(host);
+    calls(host);
+    config_space(host);
+    device_memory_access(host);
+    let state = vdev::state();
+    check(
+        "interface-survives",
+        format_args!("state {state:?} after the attacks"),
+        state == Some(VdevState::Started),
+    );
+}
+
+fn faults(name: &str, what: &str, result: core::result::Result<(), u64>) {
+    match result {
+        Ok(()) => attack(
+            name,
+            format_args!("{what}"),
+            format_args!("it worked"),
+            false,
+        ),
+        Err(syndrome) => attack(
+            name,
+            format_args!("{what}"),
+            format_args!("data abort, ESR {syndrome:#x}"),
+            is_granule_fault(syndrome),
+        ),
+    }
+}
+
+/// Loads and stores by the CPU.
+fn touch(host: &Host) {
+    let bar = host.topology.disk.bar0();
+    let reads = [
+        ("read-private-bar", "load from the disk's registers", bar),
+        ("read-guest-memory", "load from guest memory", GUEST_PAGE),
+        (
+            "read-realm-descriptor",
+            "load from the realm's descriptor",
+            RD,
+        ),
+        ("read-tsm", "load from the TSM's memory", TSM),
+        (
+            "read-key-unit",
+            "load from the key configuration unit",
+            KEY_UNIT,
+        ),
+        ("read-smmu", "load from the SMMU's registers", board::SMMU),
+    ];
+    for (name, what, address) in reads {
+        faults(name, what, vectors::read(address).map(|_| ()));
+    }
+    let writes = [
+        (
+            "write-private-bar",
+            "store to the disk's registers",
+            bar + 0x14,
+        ),
+        ("write-guest-memory", "store to guest memory", GUEST_PAGE),
+        (
+            "fw-cfg-dma",
+            "store to the DMA register of fw_cfg",
+            board::FW_CFG as u64 + 0x10,
+        ),
+    ];
+    for (name, what, address) in writes {
+        faults(name, what, vectors::write(address, 0));
+    }
+}
+
+fn refused(name: &str, what: &str, request: &Call, expected: RmiCode) {
+    let reply = rmi::call(request);
+    let code = reply.status().map(|status| status.code);
+    attack(
+        name,
+        format_args!("{what}"),
+        format_args!("{code:?}"),
+        code == Some(expected),
+    );
+}
+
+fn data_map(address: u64) -> Call {
+    Call::RttDataMap {
+        rd: RD,
+        base: UNUSED_IPA,
+        top: UNUSED_IPA + 0x1000,
+        flags: MapFlags::single().0,
+        oaddr: rmi::pages(address, address + 0x1000).0,
+    }
+}
+
+fn device_map(address: u64) -> Call {
+    Call::RttDevMap {
+        rd: RD,
+        vdev: VDEV,
+        base: UNUSED_IPA,
+        top: UNUSED_IPA + 0x1000,
+        flags: MapFlags::single().0,
+        oaddr: rmi::pages(address, address + 0x1000).0,
+    }
+}
+
+/// Calls with granules of others and objects in use.
+fn calls(host: &Host) {
+    let bar = host.topology.disk.bar0();
+    let granules = [
+        ("the TSM", TSM),
+        ("the realm's descriptor", RD),
+        ("guest memory", GUEST_PAGE),
+        ("the disk's registers", bar),
+    ];
+    for (whose, address) in granules {
+        refused("data-map", whose, &data_map(address), RmiCode::Input);
+        if address != bar {
+            refused("dev-map", whose, &device_map(address), RmiCode::Input);
+        }
+        let range = Call::GranuleRangeUndelegate {
+            start: address,
+            end: address + 0x1000,
+        };
+        refused("undelegate", whose, &range, RmiCode::Input);
+    }
+    let spare = Slot::Spare.address();
+    refused(
+        "dev-map",
+        "memory that the disk does not have",
+        &device_map(spare),
+        RmiCode::Input,
+    );
+    let range = Call::GranuleRangeDelegate {
+        start: TSM,
+        end: TSM + 0x1000,
+    };
+    refused("delegate", "the TSM", &range, RmiCode::Input);
+    let (rd, pdev, vdev) = (RD, PDEV, VDEV);
+    let objects = [
+        (
+            "unlock-while-mapped",
+            "RMI_VDEV_UNLOCK",
+            Call::VdevUnlock { rd, pdev, vdev },
+            RmiCode::Granule,
+        ),
+        (
+            "lock-while-started",
+            "RMI_VDEV_LOCK",
+            Call::VdevLock { rd, pdev, vdev },
+            RmiCode::Device,
+        ),
+        (
+            "start-twice",
+            "RMI_VDEV_START",
+            Call::VdevStart { rd, pdev, vdev },
+            RmiCode::Device,
+        ),
+        (
+            "destroy-while-started",
+            "RMI_VDEV_DESTROY",
+            Call::VdevDestroy { rd, pdev, vdev },
+            RmiCode::Device,
+        ),
+        (
+            "stop-while-used",
+            "RMI_PDEV_STOP",
+            Call::PdevStop { pdev },
+            RmiCode::Device,
+        ),
+        (
+            "destroy-realm-while-used",
+            "RMI_REALM_DESTROY",
+            Call::RealmDestroy { rd },
+            RmiCode::Realm,
+        ),
+    ];
+    for (name, what, request, expected) in objects {
+        refused(name, what, &request, expected);
+    }
+}
+
+/// Configuration accesses that are refused and leave the interface alone.
+fn config_space(host: &Host) {
+    let hidden = super::pci::Function(KEY_UNIT_RID).config();
+    let id = hidden.read32(ID);
+    attack(
+        "key-unit-config",
+        format_args!("read the id of the key configuration unit's function"),
+        format_args!("{id:#x}"),
+        id == u32::MAX,
+    );
+    let Some(other) = host.topology.other_disk else {
+        return;
+    };
+    let config = other.config();
+    let before = config.read32(BAR0);
+    config.write32(BAR0, host.topology.disk.bar0() as u32);
+    let after = config.read32(BAR0);
+    attack(
+        "overlap-bar",
+        format_args!("move another disk's BAR over the guest's"),
+        format_args!("BAR {after:#x}, was {before:#x}"),
+        before == after,
+    );
+}
+
+/// Another disk of the host as a DMA engine.
+fn device_memory_access(host: &mut Host) {
+    let Some(disk) = host.other_disk.as_mut() else {
+        return;
+    };
+    let marker = [0x5a; BLOCK];
+    let mut block = [0; BLOCK];
+    if disk.write(OTHER_LBA, &marker).is_err() {
+        check("dma-engine-works", format_args!("a write failed"), false);
+        return;
+    }
+    // SAFETY: Never touched by this program: only its device address is used.
+    let guest = unsafe { DmaPage::new(GUEST_PAGE as usize, GUEST_PAGE) };
+    let seen = disk.write_from(OTHER_LBA, guest);
+    let read_back = disk.read(OTHER_LBA, &mut block);
+    let leaked = block.starts_with(b"PCPOLICY");
+    attack(
+        "dma-read-guest",
+        format_args!("another disk writes guest memory to its medium"),
+        format_args!("{seen:?}, then {read_back:?}, guest data on the medium: {leaked}"),
+        !leaked && read_back.is_ok(),
+    );
+    let seen = disk.identify_to(guest);
+    attack(
+        "dma-write-guest",
+        format_args!("another disk stores to guest memory, whose digest the guest checks next"),
+        format_args!("{seen:?}"),
+        true,
+    );
+    stale_mapping(host);
+}
+
+/// A page that the disk and the CPU used a moment ago is given to the TSM.
+fn stale_mapping(host: &mut Host) {
+    let Some(disk) = host.other_disk.as_mut() else {
+        return;
+    };
+    // The last page of the range, which the drivers never reach.
+    let address = (board::HOST_DMA_TOP - 0x1000) as u64;
+    // SAFETY: The page is used for nothing else.
+    let page = unsafe { DmaPage::new(address as usize, address) };
+    // SAFETY: As above.
+    let memory = unsafe { Mmio::new(address as usize) };
+    memory.write64(0, u64::from_le_bytes(*b"OLDVALUE"));
+    let warm = disk.write_from(OTHER_LBA, page);
+    let delegated = rmi::delegate(address, address + 0x1000);
+    faults(
+        "stale-cpu-mapping",
+        "load from a page that was just delegated",
+        vectors::read(address).map(|_| ()),
+    );
+    let marker = [0xa5; BLOCK];
+    let marked = disk.write(OTHER_LBA, &marker);
+    let seen = disk.write_from(OTHER_LBA, page);
+    let mut block = [0; BLOCK];
+    let read_back = disk.read(OTHER_LBA, &mut block);
+    attack(
+        "stale-dma-mapping",
+        format_args!("DMA from a page that was just delegated"),
+        format_args!(
+            "{seen:?}, medium starts with {:02x}{:02x}",
+            block[0], block[1]
+        ),
+        warm.is_ok()
+            && delegated.is_ok()
+            && marked.is_ok()
+            && read_back.is_ok()
+            && !block.starts_with(b"OLDVALUE"),
+    );
+    let returned = rmi::undelegate(address, address + 0x1000);
+    check(
+        "page-comes-back",
+        format_args!("{:?}", returned.map_err(|refused| refused.code())),
+        returned.is_ok() && vectors::read(address) == Ok(0),
+    );
+}
+
+/// A second guest loses its device because the host moves it: the interface must fall to ERROR.
+pub fn lost_interface(host: &mut Host) -> Result<()> {
+    build_realm()?;
+    let mut vcpu = Vcpu::new();
+    let event = vcpu.run(host)?;
+    let ready = matches!(event, Event::Workload);
+    check("second-guest-runs", format_args!("{event:?}"), ready);
+    if ready {
+        let config = host.topology.disk.config();
+        let before = config.read32(BAR0);
+        config.write32(BAR0, before.wrapping_add(0x10_0000));
+        let (after, state) = (config.read32(BAR0), vdev::state());
+        attack(
+            "move-bar",
+            format_args!("move the disk's BAR in configuration space"),
+            format_args!("BAR {after:#x}, was {before:#x}; interface state {state:?}"),
+            before == after && state == Some(VdevState::Error),
+        );
+    }
+    if host.bound {
+        rhi::unbind(host)?;
+    }
+    realm::destroy()?;
+    step(
+        "52",
+        format_args!("RMI_REALM_TERMINATE, RMI_REC_DESTROY, RMI_RTT_*, RMI_REALM_DESTROY"),
+        format_args!("second realm gone"),
+    );
+    Ok(())
+}
+
+/// The courier answers with an old response: the session must end, and its stream with it.
+pub fn replayed_response(host: &mut Host) -> Result<()> {
+    must(&Call::PdevStreamKeyRefresh {
+        pdev_1: Slot::RootPort.address(),
+        pdev_2: PDEV,
+        handle: host.stream,
+    })?;
+    host.endpoint.tamper = Tamper::Replay;
+    let outcome = host.endpoint.pump(Target::Pdev(PDEV));
+    host.endpoint.tamper = Tamper::Honest;
+    let state = pdev::state(Slot::Endpoint);
+    attack(
+        "replay-response",
+        format_args!("answer a request with the response before"),
+        format_args!(
+            "{:?}; device state {state:?}",
+            outcome.map_err(|error| error.code())
+        ),
+        outcome.is_err() && state == Some(PdevState::Error),
+    );
+    pdev::stop_and_destroy(Slot::Endpoint, &mut host.endpoint)?;
+    pdev::stop_and_destroy(Slot::RootPort, &mut host.root_port)?;
+    step(
+        "51",
+        format_args!("RMI_PDEV_STOP, RMI_PDEV_DESTROY"),
+        format_args!("objects of the failed session gone"),
+    );
+    Ok(())
+}

@@ -1,0 +1,232 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Running the guest and answering its exits.
+
+use tsm_abi::rhi;
+use tsm_abi::rmi::{Call, ExitReason, RecEnter, RecEnterFlags, RecExit};
+use tsm_payload_support::println;
+use zerocopy::FromZeros;
+use zerocopy::little_endian::U64;
+
+use super::board::{Page, Slot};
+use super::flow::Host;
+use super::memory;
+use super::report::{self, step};
+use super::rmi::{self, Result, must};
+use super::{rhi as server, vdev};
+
+const RD: u64 = Slot::Rd.address();
+const REC: u64 = Slot::Rec.address();
+/// Where the TSM's part of the run page starts.
+const EXIT_OFFSET: u64 = 0x800;
+const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
+/// What the guest says when it works with the device.
+const WORKLOAD: &[u8] = b"STEP 35 ";
+/// A guest that exits more often than this is lost.
+const MOST_EXITS: u32 = 200_000;
+
+/// Why the run loop came back.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    /// The guest works with the device; call [`Vcpu::run`] again to let it go on.
+    Workload,
+    /// The guest switched itself off.
+    Off,
+    /// The guest did something that it has no reason to do.
+    Lost(&'static str, u64),
+}
+
+/// The virtual CPU as the host sees it.
+#[derive(Debug)]
+pub struct Vcpu {
+    enter: RecEnterState,
+    line: Line,
+    workload_seen: bool,
+    /// Exits so far.
+    pub exits: u32,
+}
+
+/// What the next entry brings.
+#[derive(Debug)]
+struct RecEnterState {
+    flags: RecEnterFlags,
+    gprs: [u64; 31],
+}
+
+/// The line that the guest is printing.
+#[derive(Debug)]
+struct Line {
+    bytes: [u8; 512],
+    used: usize,
+}
+
+impl Line {
+    /// Takes a byte; returns whether it ends a line.
+    fn push(&mut self, byte: u8) -> bool {
+        if byte == b'\n' {
+            return true;
+        }
+        // Only text: a guest does not get to send control codes to the terminal.
+        if (b' '..=b'~').contains(&byte) && self.used < self.bytes.len() {
+            self.bytes[self.used] = byte;
+            self.used += 1;
+        }
+        false
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+}
+
+impl Vcpu {
+    /// Returns a virtual CPU that has not run.
+    pub const fn new() -> Self {
+        Self {
+            enter: RecEnterState {
+                flags: RecEnterFlags::empty(),
+                gprs: [0; 31],
+            },
+            line: Line {
+                bytes: [0; 512],
+                used: 0,
+            },
+            workload_seen: false,
+            exits: 0,
+        }
+    }
+
+    /// Runs the guest until something happens that the flow must know.
+    ///
+    /// # Errors
+    /// A call that the TSM refused.
+    pub fn run(&mut self, host: &mut Host) -> Result<Event> {
+        while self.exits < MOST_EXITS {
+            self.exits += 1;
+            let exit = self.enter()?;
+            let reason = exit.exit_reason.get();
+            let event = match ExitReason::from_word(reason) {
+                Some(ExitReason::HostCall) => self.host_call(host, &exit),
+                Some(ExitReason::VdevRequest) => Self::vdev_request(host, &exit)?,
+                Some(ExitReason::DevMemMap) => self.map_device(host, &exit)?,
+                Some(ExitReason::RipasChange) => Self::ripas_change(&exit)?,
+                Some(ExitReason::Psci) => Some(match exit.gprs[0].get() {
+                    PSCI_SYSTEM_OFF => Event::Off,
+                    function => Event::Lost("a power call", function),
+                }),
+                Some(ExitReason::Irq | ExitReason::Fiq) => None,
+                Some(ExitReason::Sync) => Some(Event::Lost("an exception", exit.esr.get())),
+                _ => Some(Event::Lost("an exit reason", reason)),
+            };
+            if let Some(event) = event {
+                return Ok(event);
+            }
+        }
+        Ok(Event::Lost("too many exits", u64::from(self.exits)))
+    }
+
+    fn enter(&mut self) -> Result<RecExit> {
+        let mut enter = RecEnter::new_zeroed();
+        enter.flags.set(self.enter.flags.bits());
+        enter.gprs = self.enter.gprs.map(U64::new);
+        self.enter.flags = RecEnterFlags::empty();
+        self.enter.gprs = [0; 31];
+        let run = Page::Run.address();
+        memory::store(run, &enter);
+        must(&Call::RecEnter { rec: REC, run })?;
+        Ok(memory::load(run + EXIT_OFFSET))
+    }
+
+    fn host_call(&mut self, host: &mut Host, exit: &RecExit) -> Option<Event> {
+        let mut gprs = exit.gprs.map(U64::get);
+        let mut event = None;
+        match u16::try_from(exit.imm.get()) {
+            Ok(rhi::IMMEDIATE) => server::serve(host, &mut gprs),
+            Ok(rhi::CONSOLE_IMMEDIATE) => event = self.print(&gprs),
+            _ => event = Some(Event::Lost("a host call", u64::from(exit.imm.get()))),
+        }
+        self.enter.gprs = gprs;
+        event
+    }
+
+    /// Prints what the guest says. Its checks count like the host's own.
+    fn print(&mut self, gprs: &[u64; 31]) -> Option<Event> {
+        let count = (gprs[0] as usize).min(rhi::CONSOLE_BYTES);
+        let bytes = gprs[1..].iter().flat_map(|register| register.to_le_bytes());
+        let mut event = None;
+        for byte in bytes.take(count) {
+            if !self.line.push(byte) {
+                continue;
+            }
+            let text = self.line.text();
+            if text.ends_with(b"| FAIL") {
+                report::count_failure();
+            }
+            if text.starts_with(WORKLOAD) && !self.workload_seen {
+                self.workload_seen = true;
+                event = Some(Event::Workload);
+            }
+            println!("{}", core::str::from_utf8(text).unwrap_or("?"));
+            self.line.used = 0;
+        }
+        event
+    }
+
+    fn vdev_request(host: &mut Host, exit: &RecExit) -> Result<Option<Event>> {
+        let id = exit.vdev_id_1.get();
+        if id != vdev::id(&host.topology) || !host.bound {
+            return Ok(Some(Event::Lost("an unknown device id", id)));
+        }
+        must(&Call::VdevComplete {
+            rec: REC,
+            vdev: Slot::Vdev.address(),
+        })?;
+        if !host.told_complete {
+            host.told_complete = true;
+            step(
+                "24b",
+                format_args!("REC exit VDEV_REQUEST, RMI_VDEV_COMPLETE"),
+                format_args!("id {id:#06x} named to the TSM"),
+            );
+        }
+        Ok(None)
+    }
+
+    fn map_device(&mut self, host: &mut Host, exit: &RecExit) -> Result<Option<Event>> {
+        let (base, top) = (exit.dev_mem_base.get(), exit.dev_mem_top.get());
+        let address = exit.dev_mem_pa.get();
+        let bytes = top.saturating_sub(base);
+        let bar = host.topology.disk.bar0();
+        let inside = address >= bar
+            && bytes != 0
+            && address
+                .checked_add(bytes)
+                .is_some_and(|end| end <= bar + vdev::BAR_SIZE);
+        if !inside {
+            self.enter.flags |= RecEnterFlags::DEV_MEM_RESPONSE;
+            return Ok(None);
+        }
+        rmi::delegate(address, address + bytes)?;
+        vdev::map(base, top, address)?;
+        vdev::validate(base, top)?;
+        host.mapped.push(base, top, address);
+        step(
+            "30",
+            format_args!("RMI_GRANULE_RANGE_DELEGATE, RMI_RTT_DEV_MAP, RMI_RTT_DEV_VALIDATE"),
+            format_args!("device memory {address:#x} at guest address {base:#x}, {bytes:#x} bytes"),
+        );
+        Ok(None)
+    }
+
+    fn ripas_change(exit: &RecExit) -> Result<Option<Event>> {
+        let (base, top) = (exit.ripas_base.get(), exit.ripas_top.get());
+        rmi::over_range(base, top, |next| Call::RttSetRipas {
+            rd: RD,
+            rec: REC,
+            base: next,
+            top,
+        })?;
+        Ok(None)
+    }
+}

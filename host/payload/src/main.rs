@@ -1,0 +1,45 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Bare-metal host that drives the TSM at NS-EL2.
+//!
+//! It uses a disk as any host would, gives it to a confidential guest, attacks both while the guest
+//! works, takes the disk back, and says whether all was as it must be.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod image {
+    mod attacks;
+    mod board;
+    mod cache;
+    mod comm;
+    mod doe;
+    mod flow;
+    mod memory;
+    mod pci;
+    mod pdev;
+    mod realm;
+    mod rec;
+    mod report;
+    mod rhi;
+    mod rmi;
+    mod vdev;
+    mod vectors;
+
+    tsm_payload_support::payload_entry!(start);
+
+    extern "C" fn start(_device_tree: u64) -> ! {
+        board::set_up();
+        vectors::install();
+        match board::mode() {
+            0 => flow::run(),
+            other => report::verdict(false, format_args!("mode {other} is not known")),
+        }
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    println!("This program runs on the machine that `cargo xtask run` boots.");
+}
