@@ -257,7 +257,7 @@ impl HandshakeSecrets {
 
     /// Derives the secrets of the session proper from the digest TH2.
     #[must_use]
-    pub fn into_data_secrets(self, th2: &Digest) -> DataSecrets {
+    pub fn data_secrets(&self, th2: &Digest) -> DataSecrets {
         let salt = self.root.derive(b"derived", &[]);
         let master = Secret(salt.hmac(&[0; HASH_LENGTH]));
         DataSecrets {

@@ -4,7 +4,7 @@
 //! Sans-IO SPDM requester and wire formats, with IDE_KM and TDISP.
 //!
 //! [`wire`] knows layouts, [`crypto`] the suite, and neither keeps state: a responder can be built
-//! on them as well.
+//! on them as well. [`Requester`] is the state machine of the other side.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -21,4 +21,13 @@
 )]
 
 pub mod crypto;
+mod error;
+mod requester;
 pub mod wire;
+
+pub use crypto::{NoEntropy, PublicKey, Random};
+pub use error::{Error, PeerMisbehaved};
+pub use requester::{
+    Config, Digests, Event, Input, MAX_MESSAGE, MAX_PAYLOAD, MIN_BUFFER, Object, Operation,
+    Outcome, Output, Phase, Protocol, Requester, Slice, SpdmRequester, TRANSITIONS,
+};

@@ -328,7 +328,7 @@ impl<'a> Message<'a> {
             segment,
             max_port_index,
         ] = *fields;
-        let registers = reader.read_list(reader.rest().len().wrapping_div(size_of::<U32>()))?;
+        let registers = reader.read_list(reader.rest().len() / 4)?;
         Ok(Self::QueryResponse(QueryResponse {
             port_index,
             device_function,

@@ -1,0 +1,286 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What happens inside a session.
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::establish::SLOT;
+use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, State};
+use crate::crypto::{
+    DataSecrets, PublicKey, RECORD_LIMIT, Random, RecordKey, Secret, SigningContext, Transcript,
+    sha384,
+};
+use crate::error::{Error, PeerMisbehaved};
+use crate::wire::measurements::{GetMeasurements, Measurements, OPERATION_ALL};
+use crate::wire::session::{KeyUpdateOperation, SessionId};
+use crate::wire::vendor::VendorDefined;
+use crate::wire::{Code, Header, Nonce, SIGNATURE_LENGTH};
+
+/// Bytes of the longest vendor-defined payload that can be sent. It is kept for a busy device.
+pub const MAX_PAYLOAD: usize = 128;
+
+/// Records kept back before the limit, so that a key update always finds room.
+const RESERVE: u64 = 64;
+/// Parameter of END_SESSION: the device forgets what was negotiated.
+const CLEAR_NEGOTIATED_STATE: u8 = 1;
+
+/// The keys of one direction.
+struct Channel {
+    secret: Secret,
+    key: RecordKey,
+}
+
+impl Channel {
+    fn new(secret: Secret) -> Self {
+        Self {
+            key: RecordKey::new(&secret),
+            secret,
+        }
+    }
+
+    /// Goes on to the next key.
+    fn update(&mut self) {
+        self.secret = self.secret.updated();
+        self.key = RecordKey::new(&self.secret);
+    }
+}
+
+/// A session and its keys, which are erased when it goes.
+pub(super) struct Session {
+    id: SessionId,
+    tx: Channel,
+    rx: Channel,
+    vca: Transcript,
+    key: PublicKey,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: SessionId,
+        vca: &Transcript,
+        key: PublicKey,
+        secrets: DataSecrets,
+    ) -> Self {
+        let (tx, rx) = (
+            Channel::new(secrets.request),
+            Channel::new(secrets.response),
+        );
+        Self {
+            id,
+            tx,
+            rx,
+            vca: vca.clone(),
+            key,
+        }
+    }
+
+    /// Returns whether the keys are all but used up.
+    pub(super) fn update_due(&self) -> bool {
+        self.tx.key.sequence().max(self.rx.key.sequence()) >= RECORD_LIMIT.saturating_sub(RESERVE)
+    }
+
+    pub(super) fn seal(&mut self, out: &mut [u8], message: usize) -> Result<usize, Error> {
+        Ok(self.tx.key.seal(self.id, out, message)?)
+    }
+
+    pub(super) fn open(&mut self, response: &mut [u8]) -> Result<usize, Error> {
+        Ok(self.rx.key.open(self.id, response)?)
+    }
+}
+
+/// A vendor-defined payload, which may hold a key.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(super) struct Payload {
+    bytes: [u8; MAX_PAYLOAD],
+    len: usize,
+}
+
+/// What goes on in a session.
+pub(super) enum Task {
+    Idle,
+    Measure { nonce: Nonce, raw: bool },
+    Vendor(Payload),
+    Heartbeat,
+    UpdateKeys { tag: u8 },
+    VerifyKeys { tag: u8 },
+    End,
+}
+
+impl Task {
+    pub(super) fn vendor(payload: &[u8]) -> Result<Self, Error> {
+        let mut kept = Payload {
+            bytes: [0; MAX_PAYLOAD],
+            len: payload.len(),
+        };
+        if payload.is_empty() {
+            return Err(Error::Payload);
+        }
+        kept.bytes
+            .get_mut(..payload.len())
+            .ok_or(Error::Payload)?
+            .copy_from_slice(payload);
+        Ok(Self::Vendor(kept))
+    }
+
+    pub(super) const fn phase(&self) -> Phase {
+        match self {
+            Self::Idle => Phase::Established,
+            Self::Measure { .. } => Phase::Measurements,
+            Self::Vendor(_) => Phase::Vendor,
+            Self::Heartbeat => Phase::Heartbeat,
+            Self::UpdateKeys { .. } => Phase::UpdateKeys,
+            Self::VerifyKeys { .. } => Phase::VerifyKeys,
+            Self::End => Phase::EndSession,
+        }
+    }
+
+    pub(super) fn request(
+        &mut self,
+        session: &Session,
+        shared: &mut Shared,
+        out: &mut [u8],
+        random: Random<'_>,
+    ) -> Result<Request, Error> {
+        Ok(match self {
+            Self::Idle => return Err(Error::Internal),
+            Self::Measure { nonce, raw } => {
+                let signed = Some((*nonce, SLOT));
+                let message = GetMeasurements {
+                    raw: *raw,
+                    operation: OPERATION_ALL,
+                    signed,
+                };
+                let len = message.emit(out)?;
+                // L1 begins with VCA and holds this one pair: whatever came before has reset it.
+                shared.branch(&session.vca, out, len);
+                Request::slow(len)
+            }
+            Self::Vendor(payload) => {
+                let bytes = payload.bytes.get(..payload.len).ok_or(Error::Internal)?;
+                let message = VendorDefined { payload: bytes };
+                Request::slow(message.emit(Code::VENDOR_DEFINED_REQUEST, out)?)
+            }
+            Self::Heartbeat => Request::quick(Header::new(Code::HEARTBEAT, 0, 0).emit(out)?),
+            Self::UpdateKeys { tag } => {
+                let operation = KeyUpdateOperation::UPDATE_ALL_KEYS;
+                Request::quick(emit_key_update(operation, tag, out, random)?)
+            }
+            Self::VerifyKeys { tag } => {
+                let operation = KeyUpdateOperation::VERIFY_NEW_KEY;
+                Request::quick(emit_key_update(operation, tag, out, random)?)
+            }
+            Self::End => {
+                let header = Header::new(Code::END_SESSION, CLEAR_NEGOTIATED_STATE, 0);
+                Request::quick(header.emit(out)?)
+            }
+        })
+    }
+
+    /// Does what follows from the request being on its way.
+    pub(super) fn after_sealing(&self, session: &mut Session) {
+        // The answer to UpdateAllKeys already comes under the new key (facts: DSP0274 key update).
+        if matches!(self, Self::UpdateKeys { .. }) {
+            session.tx.update();
+            session.rx.update();
+        }
+    }
+
+    pub(super) fn answer<K>(
+        &self,
+        session: &Session,
+        shared: &mut Shared,
+        answer: Answer<'_>,
+    ) -> Result<Progress<K>, Error> {
+        match self {
+            Self::Idle => Err(Error::Internal),
+            Self::Measure { .. } => measured(session, shared, answer),
+            Self::Vendor(payload) => vendor_answered(payload, answer),
+            Self::Heartbeat => {
+                answer.bare(Code::HEARTBEAT_ACK)?;
+                Ok(Progress::to_task(Self::Idle).done(Outcome::Alive))
+            }
+            Self::UpdateKeys { tag } => {
+                key_update_acknowledged(KeyUpdateOperation::UPDATE_ALL_KEYS, *tag, answer)?;
+                Ok(Progress::to_task(Self::VerifyKeys { tag: 0 }))
+            }
+            Self::VerifyKeys { tag } => {
+                key_update_acknowledged(KeyUpdateOperation::VERIFY_NEW_KEY, *tag, answer)?;
+                Ok(Progress::to_task(Self::Idle).done(Outcome::KeysUpdated))
+            }
+            Self::End => {
+                answer.bare(Code::END_SESSION_ACK)?;
+                Ok(Progress::to(State::Ended).done(Outcome::Ended))
+            }
+        }
+    }
+}
+
+fn emit_key_update(
+    operation: KeyUpdateOperation,
+    tag: &mut u8,
+    out: &mut [u8],
+    random: Random<'_>,
+) -> Result<usize, Error> {
+    random(core::slice::from_mut(tag))?;
+    Ok(Header::new(Code::KEY_UPDATE, operation.0, *tag).emit(out)?)
+}
+
+fn key_update_acknowledged(
+    operation: KeyUpdateOperation,
+    tag: u8,
+    answer: Answer<'_>,
+) -> Result<(), Error> {
+    let header = answer.bare(Code::KEY_UPDATE_ACK)?;
+    if (header.param1, header.param2) == (operation.0, tag) {
+        Ok(())
+    } else {
+        Err(PeerMisbehaved::WrongEcho.into())
+    }
+}
+
+fn measured<K>(
+    session: &Session,
+    shared: &mut Shared,
+    answer: Answer<'_>,
+) -> Result<Progress<K>, Error> {
+    let (measurements, used) = Measurements::parse(answer.bytes, true)?;
+    let message = answer.exact(used)?;
+    if measurements.attributes & 0xf != SLOT {
+        return Err(PeerMisbehaved::WrongEcho.into());
+    }
+    if measurements.block_count == 0 || measurements.blocks().any(|block| block.is_err()) {
+        return Err(PeerMisbehaved::MeasurementRecord.into());
+    }
+    let (signed, signature) = message
+        .split_last_chunk::<SIGNATURE_LENGTH>()
+        .ok_or(Error::Internal)?;
+    let l1 = shared.joined(signed).digest();
+    if !session
+        .key
+        .verifies(SigningContext::Measurements, &l1, signature)
+    {
+        return Err(PeerMisbehaved::Signature.into());
+    }
+    shared.digests.measurements = Some(sha384(message));
+    let outcome = Outcome::Measured {
+        blocks: measurements.block_count,
+    };
+    Ok(Progress::to_task(Task::Idle)
+        .caching(Object::Measurements, 0, used)
+        .done(outcome))
+}
+
+fn vendor_answered<K>(payload: &Payload, answer: Answer<'_>) -> Result<Progress<K>, Error> {
+    let (vendor, used) = VendorDefined::parse(answer.bytes, Code::VENDOR_DEFINED_RESPONSE)?;
+    answer.exact(used)?;
+    // The answer is of the protocol that the request was of.
+    if vendor.payload.first() != payload.bytes.first() {
+        return Err(PeerMisbehaved::WrongEcho.into());
+    }
+    let outcome = Outcome::Vendor {
+        offset: VendorDefined::PAYLOAD_OFFSET,
+        len: vendor.payload.len(),
+    };
+    Ok(Progress::to_task(Task::Idle).done(outcome))
+}
