@@ -11,7 +11,7 @@ use tsm_payload_support::nvme::BLOCK;
 
 use super::board::{self, REALM_DATA, Slot};
 use super::comm::{Tamper, Target};
-use super::flow::{Host, build_realm};
+use super::flow::{Host, build_realm, disconnect};
 use super::pci::{BAR0, ID};
 use super::rec::{Event, Vcpu};
 use super::report::{attack, check, step};
@@ -354,6 +354,9 @@ pub fn replayed_response(host: &mut Host) -> Result<()> {
         pdev_2: PDEV,
         handle: host.stream,
     })?;
+    // The root port moves first.
+    host.root_port
+        .pump(Target::Pdev(Slot::RootPort.address()))?;
     host.endpoint.tamper = Tamper::Replay;
     let outcome = host.endpoint.pump(Target::Pdev(PDEV));
     host.endpoint.tamper = Tamper::Honest;
@@ -361,18 +364,8 @@ pub fn replayed_response(host: &mut Host) -> Result<()> {
     attack(
         "replay-response",
         format_args!("answer a request with the response before"),
-        format_args!(
-            "{:?}; device state {state:?}",
-            outcome.map_err(|error| error.code())
-        ),
-        outcome.is_err() && state == Some(PdevState::Error),
+        format_args!("{outcome:?}; device state {state:?}"),
+        state == Some(PdevState::Error),
     );
-    pdev::stop_and_destroy(Slot::Endpoint, &mut host.endpoint)?;
-    pdev::stop_and_destroy(Slot::RootPort, &mut host.root_port)?;
-    step(
-        "51",
-        format_args!("RMI_PDEV_STOP, RMI_PDEV_DESTROY"),
-        format_args!("objects of the failed session gone"),
-    );
-    Ok(())
+    disconnect(host)
 }

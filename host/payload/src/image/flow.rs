@@ -3,7 +3,7 @@
 
 //! The whole path, from a disk of the host to a disk of the guest and back.
 
-use tsm_abi::rmi::{self as abi, Call, CommObject, PsmmuParams, RmmConfig};
+use tsm_abi::rmi::{self as abi, Call, CommObject, PdevState, PsmmuParams, RmmConfig};
 use tsm_payload_support::dma::DmaRange;
 use tsm_payload_support::mmio::Mmio;
 use tsm_payload_support::nvme::{self, BLOCK, Nvme};
@@ -21,6 +21,8 @@ use super::{attacks, memory, pdev, realm, rhi, vectors};
 
 /// Block of known content, in 512-byte blocks.
 const KNOWN_LBA: u64 = 8;
+/// First of the 256 streams that the disk's is among: bus 1.
+const DISK_STREAMS: u64 = 0x100;
 /// Block that the guest writes.
 const GUEST_LBA: u64 = 16;
 
@@ -160,7 +162,7 @@ fn whole(host: &mut Host) -> Result<()> {
     disconnect(host)?;
     connect(host)?;
     attacks::replayed_response(host)?;
-    must(&Call::PsmmuDeactivate { psmmu: board::SMMU })?;
+    stop_tsm()?;
     undelegate(REALM_DATA, DONATED_TOP)?;
     touch_everything(host);
     let after = use_disk(host, "host-uses-disk-again");
@@ -203,12 +205,24 @@ fn start_tsm() -> Result<()> {
         psmmu: board::SMMU,
         params: Page::Parameters.address(),
     })?;
+    must(&Call::PsmmuStL2Create {
+        psmmu: board::SMMU,
+        sid: DISK_STREAMS,
+    })?;
     step(
         "0",
-        format_args!("RMI_PSMMU_ACTIVATE"),
+        format_args!("RMI_PSMMU_ACTIVATE, RMI_PSMMU_ST_L2_CREATE"),
         format_args!("IOMMU serves realms"),
     );
     Ok(())
+}
+
+fn stop_tsm() -> Result {
+    must(&Call::PsmmuStL2Destroy {
+        psmmu: board::SMMU,
+        sid: DISK_STREAMS,
+    })?;
+    must(&Call::PsmmuDeactivate { psmmu: board::SMMU })
 }
 
 /// Establishes the session with the disk and the stream to it.
@@ -249,6 +263,11 @@ fn connect(host: &mut Host) -> Result<()> {
         found,
     );
     host.endpoint.pump(target)?;
+    check(
+        "device-proves-its-key",
+        format_args!("state {:?}", pdev::state(Slot::Endpoint)),
+        pdev::state(Slot::Endpoint) == Some(PdevState::Ready),
+    );
     step(
         "1",
         format_args!("RMI_PDEV_SET_PUBKEY, RMI_PDEV_COMMUNICATE"),
@@ -319,7 +338,7 @@ fn guest_round(host: &mut Host) -> Result<()> {
 }
 
 /// Stops the stream and the session.
-fn disconnect(host: &mut Host) -> Result<()> {
+pub fn disconnect(host: &mut Host) -> Result<()> {
     pdev::stream_disconnect(host.stream)?;
     pdev::stream_finish(&mut host.root_port, &mut host.endpoint, host.stream)?;
     step(

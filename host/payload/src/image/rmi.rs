@@ -16,14 +16,26 @@ pub struct Reply {
     registers: [u64; aarch64::SMC_REGISTERS],
 }
 
-/// A call that did not succeed.
+/// A call that did not succeed, or that left its object in another state than it must.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
     function: u64,
     word: u64,
 }
 
+/// Stands in for the status word of an operation that ended in another state.
+const WRONG_STATE: u64 = u64::MAX;
+
 impl Refused {
+    /// Returns the failure of an operation whose calls all succeeded but which ended in another
+    /// state; `request` began it.
+    pub fn wrong_state(request: &Call) -> Self {
+        Self {
+            function: request.encode().0,
+            word: WRONG_STATE,
+        }
+    }
+
     /// Returns the status code, if the word is a status.
     pub fn code(&self) -> Option<RmiCode> {
         RmiStatus::from_word(self.word).map(|status| status.code)
@@ -35,6 +47,7 @@ impl fmt::Display for Refused {
         let name = rmi::name(self.function);
         match RmiStatus::from_word(self.word) {
             Some(status) => write!(out, "{name}: {:?}({})", status.code, status.index),
+            None if self.word == WRONG_STATE => write!(out, "{name}: ended in another state"),
             None => write!(out, "{name}: {:#x}", self.word),
         }
     }
@@ -90,7 +103,7 @@ pub fn over_range(base: u64, top: u64, mut make: impl FnMut(u64) -> Call) -> Res
         if reached <= next {
             return Err(Refused {
                 function: reply.function,
-                word: u64::MAX,
+                word: WRONG_STATE,
             });
         }
         next = reached;

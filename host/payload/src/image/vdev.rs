@@ -12,7 +12,7 @@ use super::board::{Page, Slot};
 use super::comm::{Courier, Target};
 use super::memory;
 use super::pci::Topology;
-use super::rmi::{self, Result};
+use super::rmi::{self, Refused, Result};
 
 /// Bytes of the disk's registers.
 pub const BAR_SIZE: u64 = 0x4000;
@@ -34,6 +34,17 @@ pub fn state() -> Option<VdevState> {
     VdevState::from_word(reply.success().ok()?.register(1))
 }
 
+/// Makes the call that begins an operation and pumps it to its end, which must be `wanted`.
+fn operate(request: &Call, courier: &mut Courier, wanted: VdevState) -> Result<()> {
+    rmi::must(request)?;
+    courier.pump(TARGET)?;
+    if state() == Some(wanted) {
+        Ok(())
+    } else {
+        Err(Refused::wrong_state(request))
+    }
+}
+
 /// Creates the interface's object and finds out that it is unlocked.
 pub fn create(topology: &Topology, courier: &mut Courier) -> Result<()> {
     let mut params = VdevParams::new_zeroed();
@@ -45,54 +56,53 @@ pub fn create(topology: &Topology, courier: &mut Courier) -> Result<()> {
     range.top.set(topology.disk.bar0() + BAR_SIZE);
     params.addr_range[0] = range;
     memory::store(Page::Parameters.address(), &params);
-    rmi::must(&Call::VdevCreate {
+    let request = Call::VdevCreate {
         rd: RD,
         pdev: PDEV,
         vdev: VDEV,
         params: Page::Parameters.address(),
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    };
+    operate(&request, courier, VdevState::Unlocked)
 }
 
 /// Locks the interface.
 pub fn lock(courier: &mut Courier) -> Result<()> {
-    rmi::must(&Call::VdevLock {
-        rd: RD,
-        pdev: PDEV,
-        vdev: VDEV,
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    let (rd, pdev, vdev) = (RD, PDEV, VDEV);
+    operate(
+        &Call::VdevLock { rd, pdev, vdev },
+        courier,
+        VdevState::Locked,
+    )
 }
 
 /// Starts the interface.
 pub fn start(courier: &mut Courier) -> Result<()> {
-    rmi::must(&Call::VdevStart {
-        rd: RD,
-        pdev: PDEV,
-        vdev: VDEV,
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    let (rd, pdev, vdev) = (RD, PDEV, VDEV);
+    operate(
+        &Call::VdevStart { rd, pdev, vdev },
+        courier,
+        VdevState::Started,
+    )
 }
 
-/// Fetches measurements with the parameters at `params`.
+/// Fetches measurements with the parameters at `params`, in whatever state.
 pub fn measure(params: u64, courier: &mut Courier) -> Result<()> {
-    rmi::must(&Call::VdevGetMeasurements {
+    let request = Call::VdevGetMeasurements {
         rd: RD,
         pdev: PDEV,
         vdev: VDEV,
         params,
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    };
+    let before = state().ok_or(Refused::wrong_state(&request))?;
+    operate(&request, courier, before)
 }
 
-/// Fetches the interface report.
+/// Fetches the interface report, in whatever state.
 pub fn report(courier: &mut Courier) -> Result<()> {
-    rmi::must(&Call::VdevGetInterfaceReport {
-        rd: RD,
-        pdev: PDEV,
-        vdev: VDEV,
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    let (rd, pdev, vdev) = (RD, PDEV, VDEV);
+    let request = Call::VdevGetInterfaceReport { rd, pdev, vdev };
+    let before = state().ok_or(Refused::wrong_state(&request))?;
+    operate(&request, courier, before)
 }
 
 /// Maps device memory at the guest addresses from `base` on.
@@ -130,12 +140,12 @@ pub fn unmap(base: u64, top: u64) -> Result<()> {
 
 /// Unlocks the interface.
 pub fn unlock(courier: &mut Courier) -> Result<()> {
-    rmi::must(&Call::VdevUnlock {
-        rd: RD,
-        pdev: PDEV,
-        vdev: VDEV,
-    })?;
-    courier.pump(TARGET).map(|_| ())
+    let (rd, pdev, vdev) = (RD, PDEV, VDEV);
+    operate(
+        &Call::VdevUnlock { rd, pdev, vdev },
+        courier,
+        VdevState::Unlocked,
+    )
 }
 
 /// Destroys the interface's object.
