@@ -310,7 +310,10 @@ fn guest_round(host: &mut Host) -> Result<()> {
                 attacked = true;
                 attacks::while_running(host);
             }
-            Event::Off => break,
+            Event::Off => {
+                attacks::judge_stores(attacked && !host.bound);
+                break;
+            }
             Event::Lost(what, detail) => {
                 check("guest-runs", format_args!("{what} {detail:#x}"), false);
                 break;

@@ -44,7 +44,7 @@ const TABLES: [(u64, u64, Slot); 6] = [
 ];
 
 /// Returns the bytes of the guest's image: up to the last page that is not all zero.
-fn image_bytes() -> u64 {
+pub fn image_bytes() -> u64 {
     let image = memory::words(GUEST_IMAGE as u64);
     let last = (0..GUEST_IMAGE_MAX)
         .step_by(8)

@@ -21,8 +21,9 @@ const REC: u64 = Slot::Rec.address();
 /// Where the TSM's part of the run page starts.
 const EXIT_OFFSET: u64 = 0x800;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
-/// What the guest says when it works with the device.
-const WORKLOAD: &[u8] = b"STEP 35 ";
+/// Immediate of the host call by which the guest says that it works with its device and waits for
+/// the host to do its worst.
+const PHASE_IMMEDIATE: u16 = 2;
 /// A guest that exits more often than this is lost.
 const MOST_EXITS: u32 = 200_000;
 
@@ -42,7 +43,6 @@ pub enum Event {
 pub struct Vcpu {
     enter: RecEnterState,
     line: Line,
-    workload_seen: bool,
     /// Exits so far.
     pub exits: u32,
 }
@@ -92,7 +92,6 @@ impl Vcpu {
                 bytes: [0; 512],
                 used: 0,
             },
-            workload_seen: false,
             exits: 0,
         }
     }
@@ -109,8 +108,14 @@ impl Vcpu {
             let event = match ExitReason::from_word(reason) {
                 Some(ExitReason::HostCall) => self.host_call(host, &exit),
                 Some(ExitReason::VdevRequest) => Self::vdev_request(host, &exit)?,
-                Some(ExitReason::DevMemMap) => self.map_device(host, &exit)?,
-                Some(ExitReason::RipasChange) => Self::ripas_change(&exit)?,
+                Some(ExitReason::DevMemMap) => {
+                    self.map_device(host, &exit);
+                    None
+                }
+                Some(ExitReason::RipasChange) => {
+                    self.ripas_change(&exit);
+                    None
+                }
                 Some(ExitReason::Psci) => Some(match exit.gprs[0].get() {
                     PSCI_SYSTEM_OFF => Event::Off,
                     function => Event::Lost("a power call", function),
@@ -143,7 +148,8 @@ impl Vcpu {
         let mut event = None;
         match u16::try_from(exit.imm.get()) {
             Ok(rhi::IMMEDIATE) => server::serve(host, &mut gprs),
-            Ok(rhi::CONSOLE_IMMEDIATE) => event = self.print(&gprs),
+            Ok(rhi::CONSOLE_IMMEDIATE) => self.print(&gprs),
+            Ok(PHASE_IMMEDIATE) => event = Some(Event::Workload),
             _ => event = Some(Event::Lost("a host call", u64::from(exit.imm.get()))),
         }
         self.enter.gprs = gprs;
@@ -151,10 +157,9 @@ impl Vcpu {
     }
 
     /// Prints what the guest says. Its checks count like the host's own.
-    fn print(&mut self, gprs: &[u64; 31]) -> Option<Event> {
+    fn print(&mut self, gprs: &[u64; 31]) {
         let count = (gprs[0] as usize).min(rhi::CONSOLE_BYTES);
         let bytes = gprs[1..].iter().flat_map(|register| register.to_le_bytes());
-        let mut event = None;
         for byte in bytes.take(count) {
             if !self.line.push(byte) {
                 continue;
@@ -163,14 +168,9 @@ impl Vcpu {
             if text.ends_with(b"| FAIL") {
                 report::count_failure();
             }
-            if text.starts_with(WORKLOAD) && !self.workload_seen {
-                self.workload_seen = true;
-                event = Some(Event::Workload);
-            }
             println!("{}", core::str::from_utf8(text).unwrap_or("?"));
             self.line.used = 0;
         }
-        event
     }
 
     fn vdev_request(host: &mut Host, exit: &RecExit) -> Result<Option<Event>> {
@@ -193,7 +193,8 @@ impl Vcpu {
         Ok(None)
     }
 
-    fn map_device(&mut self, host: &mut Host, exit: &RecExit) -> Result<Option<Event>> {
+    /// Maps the device memory that the guest wants validated, or rejects the wish.
+    fn map_device(&mut self, host: &mut Host, exit: &RecExit) {
         let (base, top) = (exit.dev_mem_base.get(), exit.dev_mem_top.get());
         let address = exit.dev_mem_pa.get();
         let bytes = top.saturating_sub(base);
@@ -204,29 +205,47 @@ impl Vcpu {
                 .checked_add(bytes)
                 .is_some_and(|end| end <= bar + vdev::BAR_SIZE);
         if !inside {
+            println!("NOTE rejected: device memory {address:#x}, {bytes:#x} bytes");
             self.enter.flags |= RecEnterFlags::DEV_MEM_RESPONSE;
-            return Ok(None);
+            return;
         }
-        rmi::delegate(address, address + bytes)?;
-        vdev::map(base, top, address)?;
-        vdev::validate(base, top)?;
+        if let Err(refused) = give_device_memory(base, top, address) {
+            println!("NOTE rejected: {refused}");
+            self.enter.flags |= RecEnterFlags::DEV_MEM_RESPONSE;
+            return;
+        }
         host.mapped.push(base, top, address);
         step(
             "30",
             format_args!("RMI_GRANULE_RANGE_DELEGATE, RMI_RTT_DEV_MAP, RMI_RTT_DEV_VALIDATE"),
             format_args!("device memory {address:#x} at guest address {base:#x}, {bytes:#x} bytes"),
         );
-        Ok(None)
     }
 
-    fn ripas_change(exit: &RecExit) -> Result<Option<Event>> {
+    /// Lets the guest change what its memory is.
+    fn ripas_change(&mut self, exit: &RecExit) {
         let (base, top) = (exit.ripas_base.get(), exit.ripas_top.get());
-        rmi::over_range(base, top, |next| Call::RttSetRipas {
+        let changed = rmi::over_range(base, top, |next| Call::RttSetRipas {
             rd: RD,
             rec: REC,
             base: next,
             top,
-        })?;
-        Ok(None)
+        });
+        if let Err(refused) = changed {
+            println!("NOTE rejected: {refused}");
+            self.enter.flags |= RecEnterFlags::RIPAS_RESPONSE;
+        }
     }
+}
+
+/// Takes device memory from this host and maps it into the realm; on failure it stays the host's.
+fn give_device_memory(base: u64, top: u64, address: u64) -> Result<()> {
+    let end = address + (top - base);
+    rmi::delegate(address, end)?;
+    let mapped = vdev::map(base, top, address).and_then(|()| vdev::validate(base, top));
+    if mapped.is_err() {
+        let _ = vdev::unmap(base, top);
+        rmi::undelegate(address, end)?;
+    }
+    mapped
 }
