@@ -179,7 +179,7 @@ impl Task {
 
     /// Does what follows from the request being on its way.
     pub(super) fn after_sealing(&self, session: &mut Session) {
-        // The answer to UpdateAllKeys already comes under the new key (facts: DSP0274 key update).
+        // The answer to UpdateAllKeys already comes under the new key.
         if matches!(self, Self::UpdateKeys { .. }) {
             session.tx.update();
             session.rx.update();
