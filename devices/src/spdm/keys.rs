@@ -142,8 +142,103 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
-    use super::{Direction, Secret};
+    use std::{env, fs};
+
+    use serde_json::Value;
+
+    use super::{Direction, Secret, Stage, finished_key};
+    use crate::crypto::{hmac384, sha384};
     use crate::event::SessionId;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
+        text.as_bytes()
+            .chunks(2)
+            .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+            .collect()
+    }
+
+    /// A session between two other implementations, if the machine has the recording.
+    fn golden() -> Option<Value> {
+        let Some(place) = env::var_os("PORTCULLIS_VECTORS") else {
+            println!("skipped: PORTCULLIS_VECTORS names no recorded session");
+            return None;
+        };
+        let path = std::path::Path::new(&place).join("spdm-1.2-p384/session.json");
+        Some(serde_json::from_slice(&fs::read(path).unwrap()).unwrap())
+    }
+
+    fn record(session: &Value, number: usize, field: &str) -> Vec<u8> {
+        let record = &session["records"][number - 1];
+        assert_eq!(record["n"], number);
+        hex(record[field].as_str().unwrap())
+    }
+
+    #[test]
+    fn the_key_schedule_is_that_of_others() {
+        let Some(session) = golden() else { return };
+        let secret = |name: &str| {
+            let bytes = hex(session["secrets"][name].as_str().unwrap());
+            <[u8; 48]>::try_from(bytes).unwrap()
+        };
+        let mut covered: Vec<u8> = (7..13).flat_map(|n| record(&session, n, "spdm")).collect();
+        covered.extend(sha384(&[&record(&session, 16, "spdm")[8..1599]]));
+        // Plain messages are recorded with their padding.
+        covered.extend(&record(&session, 29, "spdm")[..158]);
+        let response = record(&session, 30, "spdm");
+        let (signed, verify) = response[..342].split_at(294);
+        covered.extend(signed);
+        let th1 = sha384(&[&covered]);
+        let handshake = Stage::handshake(&Secret::new(secret("dhe_secret")), &th1);
+        assert_eq!(*handshake.main, secret("handshake_secret"));
+        assert_eq!(*handshake.request, secret("request_handshake_secret"));
+        assert_eq!(*handshake.response, secret("response_handshake_secret"));
+        assert_eq!(
+            verify,
+            hmac384(&finished_key(&handshake.response)[..], &[&th1])
+        );
+        covered.extend(verify);
+
+        let finish = record(&session, 31, "spdm");
+        let expected = hmac384(
+            &finished_key(&handshake.request)[..],
+            &[&sha384(&[&covered, &finish[..4]])],
+        );
+        assert_eq!(finish[4..], expected);
+        covered.extend(finish);
+        covered.extend(record(&session, 32, "spdm"));
+        let application = handshake.application(&sha384(&[&covered]));
+        assert_eq!(*application.main, secret("master_secret"));
+        assert_eq!(*application.request, secret("request_data_secret"));
+        assert_eq!(*application.response, secret("response_data_secret"));
+    }
+
+    #[test]
+    fn records_of_others_open() {
+        let Some(session) = golden() else { return };
+        let direction = |name: &str| {
+            let bytes = hex(session["secrets"][name].as_str().unwrap());
+            Direction::new(Secret::new(bytes.try_into().unwrap()))
+        };
+        let mut request = direction("request_handshake_secret");
+        let mut response = direction("response_handshake_secret");
+        for number in 31..=92 {
+            if number == 33 {
+                request = direction("request_data_secret");
+                response = direction("response_data_secret");
+            }
+            let sender = if number % 2 == 1 {
+                &mut request
+            } else {
+                &mut response
+            };
+            let sealed = &record(&session, number, "doe")[8..];
+            assert_eq!(
+                sender.open(sealed).unwrap(),
+                record(&session, number, "spdm")
+            );
+        }
+    }
 
     fn pair() -> (Direction, Direction) {
         (
