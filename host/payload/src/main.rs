@@ -11,6 +11,7 @@
 #[cfg(target_os = "none")]
 mod image {
     mod attacks;
+    mod bench;
     mod board;
     mod cache;
     mod comm;
@@ -30,10 +31,12 @@ mod image {
     tsm_payload_support::payload_entry!(start);
 
     extern "C" fn start(_device_tree: u64) -> ! {
+        let at_entry = tsm_payload_support::aarch64::counter();
         board::set_up();
         vectors::install();
         match board::mode() {
             0 => flow::run(),
+            1 => bench::run(at_entry),
             other => report::verdict(false, format_args!("mode {other} is not known")),
         }
     }

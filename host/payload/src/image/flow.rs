@@ -94,7 +94,8 @@ fn disk(function: Function, dma: &mut DmaRange) -> core::result::Result<Nvme, nv
     Nvme::new(registers, dma)
 }
 
-fn discover() -> Option<Host> {
+/// Finds the disks.
+pub fn discover() -> Option<Host> {
     let topology = pci::enumerate()?;
     // SAFETY: The board sets this range aside for DMA.
     let mut dma = unsafe { DmaRange::new(board::HOST_DMA, board::HOST_DMA_TOP, 0) };
@@ -181,7 +182,8 @@ fn whole(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-fn start_tsm() -> Result<()> {
+/// Makes the TSM ready for realms and devices.
+pub fn start_tsm() -> Result<()> {
     let reply = must(&Call::Version {
         requested: abi::VERSION,
     })?;
@@ -217,7 +219,8 @@ fn start_tsm() -> Result<()> {
     Ok(())
 }
 
-fn stop_tsm() -> Result {
+/// Takes back what [`start_tsm`] prepared.
+pub fn stop_tsm() -> Result {
     must(&Call::PsmmuStL2Destroy {
         psmmu: board::SMMU,
         sid: DISK_STREAMS,
@@ -226,7 +229,7 @@ fn stop_tsm() -> Result {
 }
 
 /// Establishes the session with the disk and the stream to it.
-fn connect(host: &mut Host) -> Result<()> {
+pub fn connect(host: &mut Host) -> Result<()> {
     let offers = host.endpoint.mailbox.map(|mailbox| mailbox.offers_spdm());
     check(
         "doe-discovery",

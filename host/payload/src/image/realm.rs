@@ -62,8 +62,8 @@ fn hash_algorithm() -> HashAlgorithm {
     }
 }
 
-/// Creates the realm's descriptor and tables in granules that are delegated.
-pub fn create() -> Result<()> {
+/// Returns the call that creates the realm's descriptor; its parameters are in place.
+pub fn create_call() -> Call {
     let mut params = RealmParams::new_zeroed();
     params.flags0.set(RealmFlags0::DA.bits());
     params.s2sz.set(IPA_BITS);
@@ -72,10 +72,15 @@ pub fn create() -> Result<()> {
     params.rtt_level_start.set(1);
     params.rtt_num_start.set(1);
     memory::store(Page::Parameters.address(), &params);
-    must(&Call::RealmCreate {
+    Call::RealmCreate {
         rd: RD,
         params: Page::Parameters.address(),
-    })?;
+    }
+}
+
+/// Creates the realm's descriptor and tables in granules that are delegated.
+pub fn create() -> Result<()> {
+    must(&create_call())?;
     for (ipa, level, slot) in TABLES {
         must(&Call::RttCreate {
             rd: RD,
@@ -107,17 +112,21 @@ fn data_map(base: u64, top: u64) -> Result<()> {
     })
 }
 
+/// Fills the realm with the guest: see [`populate_from`].
+pub fn populate() -> Result<u64> {
+    populate_from(GUEST_IMAGE as u64, image_bytes())
+}
+
 /// Fills the realm: measured image and policy, empty memory, shared pages. Returns the number of
 /// measured pages.
-pub fn populate() -> Result<u64> {
+pub fn populate_from(source: u64, image: u64) -> Result<u64> {
     rmi::over_range(0, MEMORY, |base| Call::RttInitRipas {
         rd: RD,
         base,
         top: MEMORY,
     })?;
-    let image = image_bytes();
     for offset in (0..image).step_by(PAGE) {
-        measured_page(offset, GUEST_IMAGE as u64 + offset)?;
+        measured_page(offset, source + offset)?;
     }
     measured_page(POLICY_IPA, POLICY as u64)?;
     data_map(image, POLICY_IPA)?;
@@ -174,6 +183,11 @@ pub fn destroy() -> Result<()> {
         flags: AddressType::None.word(),
         oaddr: 0,
     })?;
+    abandon()
+}
+
+/// Destroys tables and descriptor of a realm that holds nothing and does not run.
+pub fn abandon() -> Result<()> {
     for (ipa, level, _) in TABLES.iter().rev() {
         must(&Call::RttDestroy {
             rd: RD,

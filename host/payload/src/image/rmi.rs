@@ -27,13 +27,18 @@ pub struct Refused {
 const WRONG_STATE: u64 = u64::MAX;
 
 impl Refused {
+    /// Returns the failure of `request`, which answered `word`.
+    pub fn new(request: &Call, word: u64) -> Self {
+        Self {
+            function: request.encode().0,
+            word,
+        }
+    }
+
     /// Returns the failure of an operation whose calls all succeeded but which ended in another
     /// state; `request` began it.
     pub fn wrong_state(request: &Call) -> Self {
-        Self {
-            function: request.encode().0,
-            word: WRONG_STATE,
-        }
+        Self::new(request, WRONG_STATE)
     }
 
     /// Returns the status code, if the word is a status.
