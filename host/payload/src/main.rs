@@ -25,6 +25,7 @@ mod image {
     mod report;
     mod rhi;
     mod rmi;
+    mod tests;
     mod vdev;
     mod vectors;
 
@@ -37,6 +38,7 @@ mod image {
         match board::mode() {
             0 => flow::run(),
             1 => bench::run(at_entry),
+            2 => tests::run(),
             other => report::verdict(false, format_args!("mode {other} is not known")),
         }
     }

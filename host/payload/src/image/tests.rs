@@ -1,0 +1,299 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What must hold on the machine itself, where a fake platform cannot show it.
+
+use core::arch::asm;
+
+use tsm_abi::RmiStatus;
+use tsm_abi::rmi::{self as abi, Call, ROWS};
+use tsm_payload_support::aarch64;
+
+use super::board::{self, DONATED_TOP, OBJECTS, Page, REALM_DATA};
+use super::report::{self, check, verdict};
+use super::rmi::{self, Result, delegate, must, undelegate};
+use super::vectors::{self, is_granule_fault};
+use super::{flow, memory, pci};
+
+/// Runs the tests and ends the machine.
+pub fn run() -> ! {
+    worlds();
+    power();
+    registers_survive();
+    let result = calls().and_then(|()| granules());
+    match result {
+        Ok(()) => verdict(
+            report::failures() == 0,
+            format_args!("{} failed", report::failures()),
+        ),
+        Err(refused) => verdict(false, format_args!("{refused}")),
+    }
+}
+
+/// What is not the host's faults, and the host lives on.
+fn worlds() {
+    let places = [
+        ("tsm", 0x7f00_0000),
+        ("page-shared-by-monitor-and-tsm", 0x7fff_f000),
+        ("smmu-first-page", board::SMMU),
+        ("smmu-second-page", board::SMMU + 0x1_0000),
+        ("key-configuration-unit", 0x3e00_0000),
+        ("fw-cfg", board::FW_CFG as u64),
+        ("virtio-mmio-first", 0x0a00_0000),
+        ("virtio-mmio-last", 0x0a00_3e00),
+    ];
+    for (name, address) in places {
+        for write in [false, true] {
+            let result = if write {
+                vectors::write(address, 0)
+            } else {
+                vectors::read(address).map(|_| ())
+            };
+            let seen = result.err().unwrap_or(0);
+            let how = if write { "store" } else { "load" };
+            check(
+                name,
+                format_args!("{how}: ESR {seen:#x}"),
+                is_granule_fault(seen),
+            );
+        }
+    }
+    // Neither the code nor the data of the monitor is in the host's address space at all.
+    for (name, address) in [("monitor-code", 0), ("monitor-data", 0x0e00_0000)] {
+        let seen = vectors::read(address);
+        check(name, format_args!("load: {seen:x?}"), seen.is_err());
+    }
+}
+
+/// Power calls that return.
+fn power() {
+    const VERSION: u64 = 0x8400_0000;
+    const FEATURES: u64 = 0x8400_000a;
+    const AFFINITY_INFO: u64 = 0xc400_0004;
+    const SYSTEM_OFF: u64 = 0x8400_0008;
+    const SMCCC_VERSION: u64 = 0x8000_0000;
+    const NOT_SUPPORTED: u64 = u64::MAX;
+    let cases = [
+        ("psci-version-1", VERSION, 0, 1, 16),
+        ("smccc-version-1", SMCCC_VERSION, 0, 1, 16),
+        ("psci-offers-system-off", FEATURES, SYSTEM_OFF, 0, 0),
+        ("this-cpu-is-on", AFFINITY_INFO, 0, 0, 0),
+    ];
+    for (name, function, argument, expected, shift) in cases {
+        let answer = aarch64::call(function, &[argument])[0];
+        check(
+            name,
+            format_args!("{answer:#x}"),
+            answer >> shift == expected,
+        );
+    }
+    let low = 0xffff_ffff;
+    let unknown = aarch64::call(0x8400_00ff, &[])[0];
+    check(
+        "an-unknown-service-answers-not-supported",
+        format_args!("{unknown:#x}"),
+        unknown & low == NOT_SUPPORTED & low,
+    );
+}
+
+/// A call leaves the registers that SMCCC preserves, and the host's EL2 and vector state, alone.
+fn registers_survive() {
+    let (function, arguments) = Call::Version {
+        requested: abi::VERSION,
+    }
+    .encode();
+    let mut changed = 0_u64;
+    // SAFETY: The registers written are either operands, or restored before the block ends; EL2
+    // state that is written has no use in this program (no guest, no thread pointer).
+    unsafe {
+        asm!(
+            ".arch_extension fp",
+            "movz {pattern}, #0x5aa5",
+            "msr tpidr_el2, {pattern}",
+            "msr vttbr_el2, {pattern}",
+            "msr cntvoff_el2, {pattern}",
+            "msr tpidr_el1, {pattern}",
+            "msr elr_el1, {pattern}",
+            "fmov d0, {pattern}",
+            "fmov d15, {pattern}",
+            "fmov d31, {pattern}",
+            "mov x20, {pattern}",
+            "mov x28, {pattern}",
+            "smc #0",
+            "movz {pattern}, #0x5aa5",
+            "eor {seen}, x20, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "eor {seen}, x28, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "mrs {seen}, tpidr_el2",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "mrs {seen}, vttbr_el2",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "mrs {seen}, cntvoff_el2",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "mrs {seen}, tpidr_el1",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "mrs {seen}, elr_el1",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "fmov {seen}, d0",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "fmov {seen}, d15",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "fmov {seen}, d31",
+            "eor {seen}, {seen}, {pattern}",
+            "orr {changed}, {changed}, {seen}",
+            "msr cntvoff_el2, xzr",
+            pattern = out(reg) _,
+            seen = out(reg) _,
+            changed = inout(reg) changed,
+            inout("x0") function => _,
+            inout("x1") arguments[0] => _,
+            lateout("x2") _, lateout("x3") _, lateout("x4") _, lateout("x5") _, lateout("x6") _,
+            lateout("x7") _, lateout("x8") _, lateout("x9") _, lateout("x10") _, lateout("x11") _,
+            lateout("x12") _, lateout("x13") _, lateout("x14") _, lateout("x15") _,
+            lateout("x16") _, lateout("x17") _, lateout("x20") _, lateout("x28") _,
+            options(nostack),
+        );
+    }
+    check(
+        "registers-survive-a-call",
+        format_args!("general, vector, EL1 and EL2; changed bits {changed:#x}"),
+        changed == 0,
+    );
+}
+
+fn status(function: u64, arguments: &[u64]) -> Option<RmiStatus> {
+    RmiStatus::from_word(aarch64::call(function, arguments)[0])
+}
+
+/// Every call of the table with arguments that cannot be right.
+fn calls() -> Result<()> {
+    let before = rmi::call(&Call::GranuleRangeDelegate {
+        start: REALM_DATA,
+        end: REALM_DATA + 0x1000,
+    });
+    check(
+        "nothing-works-before-activation",
+        format_args!("{:?}", before.status()),
+        before.status() == Some(RmiStatus::GLOBAL),
+    );
+    let old = rmi::call(&Call::Version { requested: 1 << 16 });
+    check(
+        "an-old-version-is-refused",
+        format_args!("{:?}", old.status()),
+        old.status() == Some(RmiStatus::INPUT),
+    );
+    flow::start_tsm()?;
+    // Calls that take no address answer any argument.
+    let harmless = ["RMI_FEATURES", "RMI_GRANULE_TRACKING_GET"];
+    let (mut refused, mut wrong) = (0, 0);
+    for row in ROWS.iter().filter(|row| !harmless.contains(&row.name)) {
+        for value in [1, 0xfff, 0x7f00_0000, u64::MAX, u64::MAX << 12] {
+            let answer = status(row.function, &[value; 7]);
+            let expected = match answer {
+                Some(RmiStatus::NOT_SUPPORTED) => true,
+                Some(RmiStatus::SUCCESS) | None => false,
+                Some(_) => row.implemented,
+            };
+            refused += 1;
+            if !expected {
+                wrong += 1;
+                tsm_payload_support::println!("NOTE {} with {value:#x}: {answer:?}", row.name);
+            }
+        }
+    }
+    check(
+        "impossible-arguments-are-refused",
+        format_args!("{refused} calls, {wrong} answered otherwise"),
+        wrong == 0,
+    );
+    let absent = ROWS.iter().filter(|row| !row.implemented);
+    let supported =
+        absent.filter(|row| status(row.function, &[]) != Some(RmiStatus::NOT_SUPPORTED));
+    let count = supported.count();
+    check(
+        "absent-calls-answer-not-supported",
+        format_args!("{count} answered otherwise"),
+        count == 0,
+    );
+    Ok(())
+}
+
+/// Granules change hands scrubbed and as a whole; configuration space is mediated.
+fn granules() -> Result<()> {
+    let page = REALM_DATA;
+    memory::words(page).write64(8, 0x1122_3344_5566_7788);
+    delegate(page, page + 0x1000)?;
+    let taken = vectors::read(page).err().is_some_and(is_granule_fault);
+    check("a-delegated-granule-faults", format_args!("{taken}"), taken);
+    let again = rmi::call(&Call::GranuleRangeDelegate {
+        start: page,
+        end: page + 0x1000,
+    });
+    check(
+        "no-granule-is-delegated-twice",
+        format_args!("{:?}", again.status()),
+        again.status() == Some(RmiStatus::INPUT),
+    );
+    undelegate(page, page + 0x1000)?;
+    let left = memory::words(page).read64(8);
+    check(
+        "a-returned-granule-is-scrubbed",
+        format_args!("{left:#x}"),
+        left == 0,
+    );
+    delegate(REALM_DATA, DONATED_TOP)?;
+    let holes = (REALM_DATA..DONATED_TOP)
+        .step_by(0x1000)
+        .filter(|address| vectors::read(*address).is_ok())
+        .count();
+    check(
+        "a-range-is-delegated-as-a-whole",
+        format_args!("{holes} granules still readable"),
+        holes == 0,
+    );
+    must(&Call::RmmConfigGet {
+        config: Page::Parameters.address(),
+    })?;
+    let into_tsm = rmi::call(&Call::RmmConfigGet { config: OBJECTS });
+    check(
+        "results-do-not-go-to-delegated-memory",
+        format_args!("{:?}", into_tsm.status()),
+        into_tsm.status() == Some(RmiStatus::INPUT),
+    );
+    undelegate(REALM_DATA, DONATED_TOP)?;
+    configuration();
+    flow::stop_tsm()?;
+    Ok(())
+}
+
+/// Loads and stores of every width reach configuration space through monitor and TSM.
+fn configuration() {
+    let Some(topology) = pci::enumerate() else {
+        check("bus-is-enumerated", format_args!("no disk found"), false);
+        return;
+    };
+    let config = topology.disk.config();
+    let word = config.read32(pci::ID);
+    let halves = u32::from(config.read16(0)) | u32::from(config.read16(2)) << 16;
+    let bytes = u32::from_le_bytes([0, 1, 2, 3].map(|offset| config.read8(offset)));
+    let wide = config.read64(0);
+    check(
+        "configuration-reads-agree-in-every-width",
+        format_args!("{word:#x} {halves:#x} {bytes:#x} {wide:#x}"),
+        word == halves && word == bytes && wide as u32 == word && word != u32::MAX,
+    );
+    let nothing = pci::Function::new(0, 0x1f).config().read32(pci::ID);
+    check(
+        "an-absent-function-reads-as-ones",
+        format_args!("{nothing:#x}"),
+        nothing == u32::MAX,
+    );
+}
