@@ -47,13 +47,15 @@ fn move_bar(bench: &Bench, address: u64) {
     bench.host.0.lock().unwrap().as_mut().unwrap().bars[0].address = address;
 }
 
+/// A request, its body, and for each state where it leads to, or `None` where it is not legal.
+type Row<'a> = (u8, &'a [u8], [Option<TdiState>; 4]);
+
 #[test]
 fn every_request_in_every_state_does_what_the_table_says() {
     use TdiState::{ConfigLocked, ConfigUnlocked, Error, Run};
     let states = [ConfigUnlocked, ConfigLocked, Run, Error];
-    // Request, body, and for each state where it leads to, or `None` where it is not legal.
     let lock = Bench::lock_body(5, STREAM, 0);
-    let table: [(u8, &[u8], [Option<TdiState>; 4]); 7] = [
+    let table: [Row<'_>; 7] = [
         (
             0x81,
             &[],
