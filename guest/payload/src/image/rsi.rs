@@ -1,0 +1,209 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Calls to the TSM.
+
+use guest_payload::claims::Nonces;
+use guest_payload::report::Mapping;
+use tsm_abi::rsi::{self, Call, HostCall, RealmConfig, VdevInfo};
+use tsm_abi::{RSI_NOT_SUPPORTED, RsiStatus};
+use tsm_payload_support::aarch64;
+use zerocopy::FromZeros;
+
+use super::report::{Result, Stopped};
+
+/// State of guest addresses (RIPAS) that the guest uses.
+pub const EMPTY: u64 = 0;
+/// Private memory.
+pub const RAM: u64 = 1;
+/// Private device registers.
+pub const DEV: u64 = 3;
+
+const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
+
+/// A structure at an address that the TSM accepts.
+#[repr(C, align(4096))]
+struct Page<T>(T);
+
+impl<T: FromZeros> Page<T> {
+    fn zeroed() -> Self {
+        Self(T::new_zeroed())
+    }
+
+    /// Returns the structure's address, through which the TSM writes to it.
+    fn address(&mut self) -> u64 {
+        (&raw mut self.0).expose_provenance() as u64
+    }
+}
+
+/// Returned registers.
+type Registers = [u64; aarch64::SMC_REGISTERS];
+
+fn call(call: &Call) -> Registers {
+    let (function, arguments) = call.encode();
+    aarch64::call(function, &arguments)
+}
+
+/// Makes a call and returns its status in words.
+pub fn status(request: &Call) -> RsiStatus {
+    let [word, ..] = call(request);
+    RsiStatus::from_word(word).unwrap_or(RsiStatus::Unknown)
+}
+
+/// Makes a call that must succeed.
+fn must(request: &Call) -> Result<Registers> {
+    let registers = call(request);
+    if registers[0] == RsiStatus::Success.word() {
+        return Ok(registers);
+    }
+    let (function, _) = request.encode();
+    let missing = registers[0] == RSI_NOT_SUPPORTED;
+    tsm_payload_support::println!(
+        "CHECK {} | {} {:#x} | FAIL",
+        rsi::name(function),
+        if missing { "not there" } else { "status" },
+        registers[0],
+    );
+    Err(Stopped)
+}
+
+/// Returns the lowest and highest interface version, having asked for the highest.
+pub fn version() -> Result<(u64, u64)> {
+    let requested = rsi::VERSION_HIGHEST;
+    let [_, lower, higher, ..] = must(&Call::Version { requested })?;
+    Ok((lower, higher))
+}
+
+/// Returns a feature register.
+pub fn features(index: u64) -> Result<u64> {
+    let [_, value, ..] = must(&Call::Features { index })?;
+    Ok(value)
+}
+
+/// Returns the width of guest addresses.
+pub fn ipa_bits() -> Result<u64> {
+    let mut page = Page::<RealmConfig>::zeroed();
+    let ipa = page.address();
+    must(&Call::RealmConfig { ipa })?;
+    Ok(page.0.ipa_width.get())
+}
+
+/// Returns the state of the addresses from `base` on, and where it ends (at `top` at the latest).
+pub fn ipa_state(base: u64, top: u64) -> Result<(u64, u64)> {
+    let [_, out_top, state, ..] = must(&Call::IpaStateGet { base, top })?;
+    Ok((state, out_top))
+}
+
+/// Returns whether all addresses of a range are in `state`.
+pub fn all_in_state(base: u64, top: u64, state: u64) -> Result<bool> {
+    let mut next = base;
+    while next < top {
+        let (seen, end) = ipa_state(next, top)?;
+        if seen != state || end <= next {
+            return Ok(false);
+        }
+        next = end;
+    }
+    Ok(true)
+}
+
+/// Asks for another state of a range. Returns whether the host agreed.
+pub fn set_ipa_state(base: u64, top: u64, ripas: u64) -> Result<bool> {
+    let mut next = base;
+    while next < top {
+        let [_, end, response, ..] = must(&Call::IpaStateSet {
+            base: next,
+            top,
+            ripas,
+            flags: 0,
+        })?;
+        if response != 0 || end <= next {
+            return Ok(false);
+        }
+        next = end;
+    }
+    Ok(true)
+}
+
+/// Calls the host: `registers` go to it and come back from it.
+pub fn host_call(immediate: u16, registers: &mut [u64; 31]) -> Result {
+    let mut page = Page::<HostCall>::zeroed();
+    page.0.imm.set(immediate);
+    for (slot, value) in page.0.gprs.iter_mut().zip(registers.iter()) {
+        slot.set(*value);
+    }
+    let ipa = page.address();
+    // Not `must`: printing a failure would end up here again.
+    if status(&Call::HostCall { ipa }) != RsiStatus::Success {
+        return Err(Stopped);
+    }
+    for (value, slot) in registers.iter_mut().zip(&page.0.gprs) {
+        *value = slot.get();
+    }
+    Ok(())
+}
+
+/// Returns what the TSM knows of a device.
+pub fn vdev_info(vdev_id: u64) -> Result<VdevInfo> {
+    let mut page = Page::<VdevInfo>::zeroed();
+    let ipa = page.address();
+    must(&Call::VdevGetInfo { vdev_id, ipa })?;
+    Ok(page.0.clone())
+}
+
+/// Makes the request to accept (a rest of) a mapping on the strength of the evidence that `nonces`
+/// name.
+pub fn validate_call(vdev_id: u64, mapping: &Mapping, nonces: Nonces) -> Call {
+    Call::VdevValidateMapping {
+        vdev_id,
+        ipa_base: mapping.ipa,
+        ipa_top: mapping.top,
+        pa_base: mapping.pa,
+        flags: 0,
+        lock_nonce: nonces.lock,
+        meas_nonce: nonces.measurements,
+        report_nonce: nonces.report,
+    }
+}
+
+/// Accepts a mapping. Returns whether the host did its part.
+pub fn validate(vdev_id: u64, mapping: &Mapping, nonces: Nonces) -> Result<bool> {
+    let mut rest = *mapping;
+    while rest.ipa < rest.top {
+        let [_, next, response, ..] = must(&validate_call(vdev_id, &rest, nonces))?;
+        if response != 0 || next <= rest.ipa {
+            return Ok(false);
+        }
+        rest.pa += next - rest.ipa;
+        rest.ipa = next;
+    }
+    Ok(true)
+}
+
+/// Makes the request to let the device access this realm's memory.
+pub fn dma_enable_call(vdev_id: u64, nonces: Nonces) -> Call {
+    Call::VdevDmaEnable {
+        vdev_id,
+        flags: 0,
+        non_ats_plane: 0,
+        lock_nonce: nonces.lock,
+        meas_nonce: nonces.measurements,
+        report_nonce: nonces.report,
+    }
+}
+
+/// Lets the device access this realm's memory.
+pub fn dma_enable(vdev_id: u64, nonces: Nonces) -> Result {
+    must(&dma_enable_call(vdev_id, nonces)).map(|_| ())
+}
+
+/// Ends the device's access to this realm's memory.
+pub fn dma_disable(vdev_id: u64) -> Result {
+    must(&Call::VdevDmaDisable { vdev_id }).map(|_| ())
+}
+
+/// Ends the realm's life.
+pub fn power_off() -> ! {
+    let _ = aarch64::call(PSCI_SYSTEM_OFF, &[]);
+    aarch64::halt()
+}

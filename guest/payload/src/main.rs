@@ -1,0 +1,36 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Bare-metal confidential guest at R-EL1.
+//!
+//! It asks for a disk, judges the evidence itself, uses the disk privately while the host attacks,
+//! gives it back, and says on the way what it saw.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod image {
+    mod board;
+    mod evidence;
+    mod flow;
+    mod random;
+    mod report;
+    mod rhi;
+    mod rsi;
+    mod vectors;
+    mod workload;
+
+    tsm_payload_support::payload_entry!(start);
+
+    extern "C" fn start(_argument: u64) -> ! {
+        vectors::install();
+        board::set_up();
+        flow::run();
+        rsi::power_off()
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    println!("This program runs in the realm that `cargo xtask run` builds.");
+}
