@@ -56,6 +56,10 @@ pub struct Stage2 {
 /// The IOMMU in front of every DMA master. Each method returns when its effect is complete in
 /// hardware: invalidations are done and synchronised, or an error is returned.
 pub trait Iommu {
+    /// Returns the register base of each IOMMU, by which hosts name it; none if they cannot.
+    fn units(&self) -> &[Pa] {
+        &[]
+    }
     /// Returns whether `stream` is behind an IOMMU that the TSM owns.
     fn covers(&self, stream: StreamId) -> bool;
     /// Makes `range` reachable for host streams again.
