@@ -6,6 +6,7 @@
 use tsm_platform::{GRANULE_SIZE, GranuleRange};
 
 use crate::context::{Context, Machine};
+use crate::device;
 use crate::error::{Error, Reply, Result};
 use crate::granule::{Kind, State};
 
@@ -50,6 +51,8 @@ pub(crate) fn undelegate<P: Machine>(context: &Context<'_, P>, start: u64, end: 
             for granule in range.granules() {
                 context.platform.zero(granule)?;
             }
+        } else {
+            device::release_memory(context, range)?;
         }
         context.platform.undelegate(range)?;
         if let Err(error) = context.platform.host_map(range) {

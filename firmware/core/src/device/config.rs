@@ -1,0 +1,223 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Host accesses to configuration space.
+//!
+//! Reads pass. A write passes unless it would lay a function over memory that is not the host's to
+//! move things onto, or would change the function or the path of an interface that is locked or
+//! started. The latter moves the interface to ERROR and cuts it off first, and the write is refused
+//! all the same: TDISP 1.0 has the device fall to ERROR for each of them.
+
+use tsm_platform::{ConfigSpace, Rid};
+
+use super::pci::{BUS_MASTER, Function, MEMORY_ENABLE, Span, register};
+use super::registry::Registry;
+use super::vdev;
+use crate::context::{Context, Machine};
+
+/// Capabilities whose registers matter while an interface is bound.
+const POWER_MANAGEMENT: u8 = 0x01;
+const PCI_EXPRESS: u8 = 0x10;
+const MSI_X: u8 = 0x11;
+
+/// Extended capabilities that a host must leave alone while an interface is bound: they move
+/// registers, make functions, or change how requests are marked.
+const FROZEN_EXTENDED: [u16; 5] = [
+    0x0f, // address translation services
+    0x10, // single-root I/O virtualization
+    0x15, // resizable BAR
+    0x24, // virtual function resizable BAR
+    0x30, // integrity and data encryption
+];
+
+/// Performs or refuses a host access of `width` bytes and returns the value read.
+pub(crate) fn access<P: Machine>(
+    context: &Context<'_, P>,
+    rid: Rid,
+    offset: u16,
+    width: u8,
+    write: Option<u32>,
+) -> u32 {
+    let platform = context.platform;
+    let [_, bus] = rid.0.to_le_bytes();
+    let is_there = matches!(width, 1 | 2 | 4)
+        && offset.is_multiple_of(u16::from(width))
+        && offset < 0x1000
+        && u16::from(bus) < platform.buses()
+        && !platform.is_hidden(rid);
+    let Some(value) = write else {
+        return if is_there {
+            platform.config_read(rid, offset, width)
+        } else {
+            u32::MAX
+        };
+    };
+    if !is_there {
+        return 0;
+    }
+    let mut registry = context.tsm.devices.lock();
+    let function = Function::new(platform, rid);
+    let at = offset & !3;
+    let old = function.read(at);
+    let new = merge(old, offset & 3, width, value);
+    if cuts(context, &mut registry, rid, &function, (at, old, new)) {
+        return 0;
+    }
+    if covers_foreign(context, &registry, rid, &function.supposing(at, new), at) {
+        return 0;
+    }
+    platform.config_write(rid, offset, width, value);
+    0
+}
+
+/// Returns `old` with `width` bytes at `byte` replaced.
+fn merge(old: u32, byte: u16, width: u8, value: u32) -> u32 {
+    let shift = u32::from(byte).saturating_mul(8);
+    let ones = u32::MAX
+        .checked_shr(32_u32.saturating_sub(u32::from(width).saturating_mul(8)))
+        .unwrap_or(0);
+    (old & !(ones.wrapping_shl(shift))) | (value & ones).wrapping_shl(shift)
+}
+
+/// Cuts off every bound interface that the write would disturb. Returns whether there was one.
+fn cuts<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &mut Registry,
+    rid: Rid,
+    function: &Function<'_, P>,
+    write: (u16, u32, u32),
+) -> bool {
+    let mut found = false;
+    for index in 0..registry.interfaces().len() {
+        let Some(interface) = registry.interfaces().get(index).copied() else {
+            continue;
+        };
+        if vdev::with(context, interface.object, |vdev| vdev.is_guarded()) != Ok(true) {
+            continue;
+        }
+        let hit = if interface.rid == rid {
+            disturbs_function(function, write)
+        } else {
+            function.is_above(interface.rid) && disturbs_path(function, write)
+        };
+        if hit {
+            vdev::cut_off(context, interface.object);
+            found = true;
+        }
+    }
+    found
+}
+
+/// Returns whether the write changes what a bound function answers to or how it is powered.
+fn disturbs_function<P: ConfigSpace>(
+    function: &Function<'_, P>,
+    (at, old, new): (u16, u32, u32),
+) -> bool {
+    let bars = register::BAR..register::BAR.saturating_add(24);
+    if bars.contains(&at) || at == register::ROM {
+        return old != new;
+    }
+    if at == register::COMMAND {
+        return loses_access(old, new);
+    }
+    if powers_down(function, at, new) {
+        return true;
+    }
+    if function.capability(MSI_X) == Some(at) {
+        // Enable and function mask; the table itself lies in a range that the device locks.
+        return (old ^ new) & 0xc000_0000 != 0;
+    }
+    if register_of(function, PCI_EXPRESS, 8) == Some(at) && new & 1 << 15 != 0 {
+        return true; // function level reset
+    }
+    is_frozen(function, at) && old != new
+}
+
+/// Returns whether the write changes how a bound function behind this bridge is reached.
+fn disturbs_path<P: ConfigSpace>(
+    bridge: &Function<'_, P>,
+    (at, old, new): (u16, u32, u32),
+) -> bool {
+    match at {
+        register::COMMAND => return loses_access(old, new),
+        // The top byte is a timer.
+        register::BUSES => return (old ^ new) & 0x00ff_ffff != 0,
+        register::WINDOW..=register::PREFETCHABLE_LIMIT_HIGH => return old != new,
+        // Secondary bus reset.
+        register::BRIDGE_CONTROL => return new & 1 << 22 != 0,
+        _ => {}
+    }
+    if powers_down(bridge, at, new) {
+        return true;
+    }
+    let disables_link = register_of(bridge, PCI_EXPRESS, 0x10) == Some(at) && new & 1 << 4 != 0;
+    let cuts_power = register_of(bridge, PCI_EXPRESS, 0x18) == Some(at) && new & 1 << 10 != 0;
+    disables_link || cuts_power || (is_frozen(bridge, at) && old != new)
+}
+
+fn loses_access(old: u32, new: u32) -> bool {
+    old & !new & (MEMORY_ENABLE | BUS_MASTER) != 0
+}
+
+fn powers_down<P: ConfigSpace>(function: &Function<'_, P>, at: u16, new: u32) -> bool {
+    register_of(function, POWER_MANAGEMENT, 4) == Some(at) && new & 3 != 0
+}
+
+fn register_of<P: ConfigSpace>(function: &Function<'_, P>, id: u8, offset: u16) -> Option<u16> {
+    function.capability(id)?.checked_add(offset)
+}
+
+fn is_frozen<P: ConfigSpace>(function: &Function<'_, P>, at: u16) -> bool {
+    at >= 0x100
+        && function
+            .extended_at(at)
+            .is_some_and(|id| FROZEN_EXTENDED.contains(&id))
+}
+
+/// Returns whether the function, as it would be after the write to the register `at`, answers in
+/// memory that the platform keeps or that a bound interface of another function has.
+fn covers_foreign<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &Registry,
+    rid: Rid,
+    after: &Function<'_, P>,
+    at: u16,
+) -> bool {
+    let is_routing = at == register::COMMAND
+        || at == after.rom()
+        || (register::BAR..=register::PREFETCHABLE_LIMIT_HIGH).contains(&at);
+    // A function that does not decode may hold anything: a stock system sizes BARs that way.
+    if !is_routing || !after.decodes_memory() {
+        return false;
+    }
+    let takes = |span: Span| after.answers_in(span) || after.forwards(span);
+    let reserved = context.platform.reserved_mmio().iter();
+    if reserved.map(|range| (range.base(), range.top())).any(takes) {
+        return true;
+    }
+    registry.interfaces().iter().any(|interface| {
+        interface.rid != rid
+            && vdev::with(context, interface.object, |vdev| {
+                vdev.is_guarded()
+                    && vdev.ranges.iter().any(|range| {
+                        let span = (range.base(), range.top());
+                        after.answers_in(span)
+                            || (!after.is_above(interface.rid) && after.forwards(span))
+                    })
+            })
+            .unwrap_or(false)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merge;
+
+    #[test]
+    fn a_narrow_write_replaces_its_own_bytes_only() {
+        assert_eq!(merge(0x1122_3344, 0, 4, 0xaabb_ccdd), 0xaabb_ccdd);
+        assert_eq!(merge(0x1122_3344, 2, 2, 0xffff_ccdd), 0xccdd_3344);
+        assert_eq!(merge(0x1122_3344, 3, 1, 0x1_ff), 0xff22_3344);
+        assert_eq!(merge(0x1122_3344, 0, 1, 0), 0x1122_3300);
+    }
+}

@@ -1,0 +1,340 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Configuration space as the TSM reads it: headers, capabilities, and what a function decodes.
+//!
+//! Nothing read here is trusted further than the hardware that answered: the host may have written
+//! any register. Walks are bounded, addresses are checked.
+
+use tsm_platform::{ConfigSpace, Rid};
+
+/// Registers of a header.
+pub(crate) mod register {
+    /// Command (low half) and status.
+    pub const COMMAND: u16 = 0x04;
+    /// Cache line, latency, header type, self test.
+    pub const HEADER: u16 = 0x0c;
+    /// First base address register.
+    pub const BAR: u16 = 0x10;
+    /// Bus numbers of a bridge.
+    pub const BUSES: u16 = 0x18;
+    /// Expansion ROM of an endpoint.
+    pub const ROM: u16 = 0x30;
+    /// Expansion ROM of a bridge.
+    pub const BRIDGE_ROM: u16 = 0x38;
+    /// Memory window of a bridge.
+    pub const WINDOW: u16 = 0x20;
+    /// Prefetchable window of a bridge, then the upper halves of its base and limit.
+    pub const PREFETCHABLE: u16 = 0x24;
+    /// Upper half of the prefetchable limit.
+    pub const PREFETCHABLE_LIMIT_HIGH: u16 = 0x2c;
+    /// Interrupt line and pin, and control of a bridge.
+    pub const BRIDGE_CONTROL: u16 = 0x3c;
+}
+
+/// Command register: memory decoding.
+pub(crate) const MEMORY_ENABLE: u32 = 1 << 1;
+/// Command register: bus mastering.
+pub(crate) const BUS_MASTER: u32 = 1 << 2;
+
+const CAPABILITIES: u16 = 0x34;
+/// Status register: there is a capability list.
+const HAS_CAPABILITIES: u32 = 1 << 20;
+/// Most capabilities that fit into configuration space: the list may loop, the walk may not.
+const MOST_CAPABILITIES: usize = 48;
+const MOST_EXTENDED: usize = 240;
+
+/// A byte range `[base, top)` of the memory address space.
+pub(crate) type Span = (u64, u64);
+
+fn overlap(a: Span, b: Span) -> bool {
+    a.0 < b.1 && b.0 < a.1
+}
+
+/// One function, as it is or as it would be after a write.
+pub(crate) struct Function<'a, P> {
+    platform: &'a P,
+    rid: Rid,
+    /// A register that is to be taken as written.
+    supposed: Option<(u16, u32)>,
+}
+
+impl<'a, P: ConfigSpace> Function<'a, P> {
+    /// Looks at the function `rid`.
+    pub const fn new(platform: &'a P, rid: Rid) -> Self {
+        Self {
+            platform,
+            rid,
+            supposed: None,
+        }
+    }
+
+    /// Looks at the function as if the 4-byte register at `offset` read as `value`.
+    pub const fn supposing(&self, offset: u16, value: u32) -> Self {
+        Self {
+            platform: self.platform,
+            rid: self.rid,
+            supposed: Some((offset, value)),
+        }
+    }
+
+    /// Reads the 4-byte register at `offset`.
+    pub fn read(&self, offset: u16) -> u32 {
+        match self.supposed {
+            Some((at, value)) if at == offset => value,
+            _ => self.platform.config_read(self.rid, offset, 4),
+        }
+    }
+
+    /// Returns whether a function is there.
+    pub fn is_present(&self) -> bool {
+        self.read(0) & 0xffff != 0xffff
+    }
+
+    fn header(&self) -> u32 {
+        self.read(register::HEADER) >> 16 & 0xff
+    }
+
+    /// Returns whether the function is a bridge.
+    pub fn is_bridge(&self) -> bool {
+        self.header() & 0x7f == 1
+    }
+
+    fn is_one_of_several(&self) -> bool {
+        self.header() & 0x80 != 0
+    }
+
+    /// Returns whether the function answers memory accesses.
+    pub fn decodes_memory(&self) -> bool {
+        self.read(register::COMMAND) & MEMORY_ENABLE != 0
+    }
+
+    /// Returns first and last bus behind a bridge.
+    pub fn buses(&self) -> Option<(u8, u8)> {
+        let [_, secondary, subordinate, _] = self.read(register::BUSES).to_le_bytes();
+        let sound = self.is_bridge() && secondary != 0 && secondary <= subordinate;
+        sound.then_some((secondary, subordinate))
+    }
+
+    /// Returns whether this is a bridge between the host and `rid`.
+    pub fn is_above(&self, rid: Rid) -> bool {
+        let [_, bus] = rid.0.to_le_bytes();
+        self.buses()
+            .is_some_and(|(first, last)| (first..=last).contains(&bus))
+    }
+
+    /// Returns the number of base address registers.
+    pub fn bar_count(&self) -> u16 {
+        if self.is_bridge() { 2 } else { 6 }
+    }
+
+    /// Returns the offset of the expansion ROM's register.
+    pub fn rom(&self) -> u16 {
+        if self.is_bridge() {
+            register::BRIDGE_ROM
+        } else {
+            register::ROM
+        }
+    }
+
+    /// Returns the offset of capability `id`.
+    pub fn capability(&self, id: u8) -> Option<u16> {
+        if self.read(register::COMMAND) & HAS_CAPABILITIES == 0 {
+            return None;
+        }
+        let [first, ..] = self.read(CAPABILITIES).to_le_bytes();
+        let mut at = u16::from(first & 0xfc);
+        for _ in 0..MOST_CAPABILITIES {
+            if at < 0x40 {
+                return None;
+            }
+            let [found, next, ..] = self.read(at).to_le_bytes();
+            if found == id {
+                return Some(at);
+            }
+            at = u16::from(next & 0xfc);
+        }
+        None
+    }
+
+    /// Returns the id of the extended capability whose registers hold `offset`: the one that starts
+    /// last at or before it.
+    pub fn extended_at(&self, offset: u16) -> Option<u16> {
+        let mut at: u16 = 0x100;
+        let mut best: Option<(u16, u16)> = None;
+        for _ in 0..MOST_EXTENDED {
+            let header = self.read(at);
+            if header == 0 || header == u32::MAX {
+                break;
+            }
+            let [low, high, ..] = header.to_le_bytes();
+            if at <= offset && best.is_none_or(|(start, _)| start < at) {
+                best = Some((at, u16::from_le_bytes([low, high])));
+            }
+            let [.., a, b] = header.to_le_bytes();
+            at = u16::from_le_bytes([a, b]) >> 4 & 0xffc;
+            if at < 0x100 {
+                break;
+            }
+        }
+        best.map(|(_, id)| id)
+    }
+
+    /// Returns the size of the region behind the register at `offset`, which the probe disturbs:
+    /// decoding is off meanwhile.
+    fn probe(&self, offset: u16, wide: bool, address_bits: u32) -> u64 {
+        let (platform, rid) = (self.platform, self.rid);
+        let command = platform.config_read(rid, register::COMMAND, 2);
+        let high = offset.saturating_add(4);
+        let old = platform.config_read(rid, offset, 4);
+        let old_high = platform.config_read(rid, high, 4);
+        platform.config_write(rid, register::COMMAND, 2, command & !MEMORY_ENABLE);
+        platform.config_write(rid, offset, 4, address_bits | 0xf);
+        let mut mask = u64::from(platform.config_read(rid, offset, 4) & address_bits);
+        if wide {
+            platform.config_write(rid, high, 4, u32::MAX);
+            mask |= u64::from(platform.config_read(rid, high, 4)) << 32;
+            platform.config_write(rid, high, 4, old_high);
+        } else if mask != 0 {
+            mask |= 0xffff_ffff_0000_0000;
+        }
+        platform.config_write(rid, offset, 4, old);
+        platform.config_write(rid, register::COMMAND, 2, command);
+        // Zero if nothing is there: then the complement wraps to zero as well.
+        (!mask).wrapping_add(1)
+    }
+
+    /// Calls `visit` with offset, base address, width and address bits of each memory region that is
+    /// programmed, until it returns true. Returns whether it did.
+    fn any_region(&self, mut visit: impl FnMut(u16, u64, bool, u32) -> bool) -> bool {
+        let mut index: u16 = 0;
+        while index < self.bar_count() {
+            let offset = register::BAR.saturating_add(index.saturating_mul(4));
+            let low = self.read(offset);
+            index = index.saturating_add(1);
+            if low & 1 != 0 {
+                continue;
+            }
+            let wide = low & 6 == 4;
+            let mut base = u64::from(low & 0xffff_fff0);
+            if wide {
+                base |= u64::from(self.read(offset.saturating_add(4))) << 32;
+                index = index.saturating_add(1);
+            }
+            if visit(offset, base, wide, 0xffff_fff0) {
+                return true;
+            }
+        }
+        let rom = self.read(self.rom());
+        rom & 1 != 0 && visit(self.rom(), u64::from(rom & 0xffff_f800), false, 0xffff_f800)
+    }
+
+    /// Returns whether the function, if it decodes memory, answers anywhere in `span`.
+    ///
+    /// A region starts at a multiple of its size, which settles most cases without a probe.
+    pub fn answers_in(&self, span: Span) -> bool {
+        self.decodes_memory()
+            && self.any_region(|offset, base, wide, bits| {
+                if base >= span.1 {
+                    return false;
+                }
+                if base >= span.0 {
+                    return self.probe(offset, wide, bits) != 0;
+                }
+                let largest = if base == 0 {
+                    u64::MAX
+                } else {
+                    base & base.wrapping_neg()
+                };
+                base.saturating_add(largest) > span.0
+                    && base.saturating_add(self.probe(offset, wide, bits)) > span.0
+            })
+    }
+
+    /// Returns whether one memory region of the function holds all of `span`. Probes the function.
+    pub fn owns(&self, span: Span) -> bool {
+        self.any_region(|offset, base, wide, bits| {
+            let is_rom = offset == self.rom();
+            !is_rom
+                && base != 0
+                && base <= span.0
+                && span.1 <= base.saturating_add(self.probe(offset, wide, bits))
+        })
+    }
+
+    /// Returns whether a bridge that forwards memory accesses forwards any of `span`.
+    pub fn forwards(&self, span: Span) -> bool {
+        if !self.is_bridge() || !self.decodes_memory() {
+            return false;
+        }
+        let (base, limit) = halves(self.read(register::WINDOW));
+        let window = (base << 16, (limit << 16).saturating_add(1 << 20));
+        let (low_base, low_limit) = halves(self.read(register::PREFETCHABLE));
+        let high = register::PREFETCHABLE_LIMIT_HIGH;
+        let high_base = u64::from(self.read(high.saturating_sub(4)));
+        let high_limit = u64::from(self.read(high));
+        let prefetchable = (
+            high_base << 32 | low_base << 16,
+            (high_limit << 32 | low_limit << 16).saturating_add(1 << 20),
+        );
+        [window, prefetchable]
+            .into_iter()
+            .any(|window| window.0 < window.1 && overlap(window, span))
+    }
+}
+
+/// Returns base and limit of a window register, their low four bits cleared.
+fn halves(register: u32) -> (u64, u64) {
+    let base = u64::from(register & 0xfff0);
+    let limit = u64::from(register >> 16 & 0xfff0);
+    (base, limit)
+}
+
+/// Calls `visit` with each function that is present and not hidden, until it returns true. Returns
+/// whether it did.
+///
+/// Buses other than the first are looked at if a bridge of the first forwards to them.
+pub(crate) fn any_function<P: ConfigSpace>(
+    platform: &P,
+    mut visit: impl FnMut(Rid, &Function<'_, P>) -> bool,
+) -> bool {
+    let mut forwarded = [0_u64; 4];
+    let last = platform.buses().min(256);
+    for bus in 0..last {
+        let word = usize::from(bus / 64);
+        let bit = 1_u64 << (bus % 64);
+        if bus != 0 && forwarded.get(word).is_none_or(|bits| bits & bit == 0) {
+            continue;
+        }
+        for device in 0..32_u16 {
+            let first = Rid(bus << 8 | device << 3);
+            let several = Function::new(platform, first).is_one_of_several();
+            let count = if several { 8 } else { 1 };
+            for number in 0..count {
+                let rid = Rid(first.0 | number);
+                let function = Function::new(platform, rid);
+                if platform.is_hidden(rid) || !function.is_present() {
+                    continue;
+                }
+                if bus == 0 {
+                    mark(&mut forwarded, function.buses());
+                }
+                if visit(rid, &function) {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+fn mark(forwarded: &mut [u64; 4], buses: Option<(u8, u8)>) {
+    let Some((first, last)) = buses else {
+        return;
+    };
+    for bus in first..=last {
+        if let Some(word) = forwarded.get_mut(usize::from(bus / 64)) {
+            *word |= 1 << (bus % 64);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The host's calls about physical devices.
+
+use tsm_abi::rmi::{
+    HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PublicKeyParams, SignatureAlgorithm,
+};
+use tsm_ide::StreamIds;
+use tsm_platform::Rid;
+use tsm_spdm::crypto::{PUBLIC_KEY_LENGTH, PublicKey};
+use tsm_spdm::{Config, Requester};
+
+use super::super::comm::{self, Comm, Exit, Trouble};
+use super::super::pci::Function;
+use super::super::registry::{Device, Registry};
+use super::exchange::Stepped;
+use super::link::Ending;
+use super::{Endpoint, Event, Op, Pdev, Role, RootPort, State, User, stream, with};
+use crate::context::{Context, Machine};
+use crate::error::{Error, Reply, Result};
+use crate::granule;
+
+/// First number that is no requester id.
+const RIDS: u64 = 1 << 16;
+/// The one certificate slot that the requester uses.
+const CERTIFICATE_SLOT: u64 = 0;
+
+/// What `RMI_PDEV_CREATE` was given, checked.
+struct Wanted {
+    rid: Rid,
+    slot: u64,
+    /// Requester ids of an endpoint.
+    rids: Option<(u32, u32)>,
+}
+
+fn check(params: &PdevParams) -> Result<Wanted> {
+    let flags = PdevFlags::from_bits(params.flags.get()).ok_or(Error::Input)?;
+    let is_endpoint = match flags.category() {
+        Some(PdevCategory::RootPort) => false,
+        Some(PdevCategory::EndpointOffChip) => true,
+        // Devices inside the chip have no link to protect and no port to program.
+        Some(PdevCategory::EndpointOnChip) => return Err(Error::NotSupported),
+        None => return Err(Error::Input),
+    };
+    if is_endpoint && !flags.contains(PdevFlags::SPDM) {
+        return Err(Error::NotSupported);
+    }
+    let algorithm = HashAlgorithm::from_word(u64::from(params.hash_algo)).ok_or(Error::Input)?;
+    let slot = params.id_index.get();
+    if is_endpoint && (algorithm != HashAlgorithm::Sha384 || slot != CERTIFICATE_SLOT) {
+        return Err(Error::NotSupported);
+    }
+    let id = params.pdev_id.get();
+    let rid = u16::try_from(id).map(Rid).map_err(|_| Error::Input)?;
+    let (base, top) = (params.rid_base.get(), params.rid_top.get());
+    let rids = is_endpoint.then_some((base, top));
+    if is_endpoint {
+        let own = u64::from(base)..u64::from(top);
+        if !own.contains(&id) || own.end > RIDS {
+            return Err(Error::Input);
+        }
+    }
+    Ok(Wanted { rid, slot, rids })
+}
+
+/// Returns whether no other device has the function or shares requester ids.
+fn is_new<P: Machine>(context: &Context<'_, P>, registry: &Registry, wanted: &Wanted) -> bool {
+    registry.devices().iter().all(|device| {
+        let shared = with(context, device.object, |other| {
+            match (wanted.rids, other.endpoint()) {
+                (Some((base, top)), Some(other)) => base < other.rids.1 && other.rids.0 < top,
+                _ => false,
+            }
+        });
+        device.rid != wanted.rid && shared == Ok(false)
+    })
+}
+
+/// `RMI_PDEV_CREATE`.
+pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: u64) -> Result {
+    let params: PdevParams = context.host_structure(params)?;
+    let wanted = check(&params)?;
+    let mut registry = context.tsm.devices.lock();
+    let function = Function::new(context.platform, wanted.rid);
+    let is_hidden = context.platform.is_hidden(wanted.rid);
+    // A root port is a bridge, and an endpoint is none.
+    if is_hidden || !function.is_present() || function.is_bridge() == wanted.rids.is_some() {
+        return Err(Error::Input);
+    }
+    if !is_new(context, &registry, &wanted) {
+        return Err(Error::Input);
+    }
+    if !registry.has_room().0 {
+        return Err(Error::Device);
+    }
+    if !context.is_memory(object) {
+        return Err(Error::Input);
+    }
+    let guard = context.lock(object, granule::State::Delegated)?;
+    let role = match wanted.rids {
+        None => Role::RootPort(RootPort {
+            stream_ids: StreamIds::new(),
+        }),
+        Some(rids) => Role::Endpoint(Endpoint {
+            rids,
+            requester: Requester::new(Config::new(session_id(context)?)),
+            key: None,
+            user: User::Nobody,
+            lost: false,
+            link: None,
+        }),
+    };
+    let pdev = Pdev {
+        rid: wanted.rid,
+        slot: wanted.slot,
+        streams: 0,
+        vdevs: 0,
+        state: State::New,
+        comm: Comm::Pending,
+        op: Some(Op::Connect),
+        role,
+    };
+    context.place(&guard, granule::State::Pdev, pdev)?;
+    let device = Device {
+        object,
+        rid: wanted.rid,
+    };
+    // There was room, and the lock is held.
+    registry.add_device(device).map_err(|_| Error::Global)?;
+    Ok(Reply::NONE)
+}
+
+/// Makes the TSM's half of a session id.
+fn session_id<P: Machine>(context: &Context<'_, P>) -> Result<u16> {
+    let mut bytes = [0; 2];
+    context.platform.fill(&mut bytes)?;
+    Ok(u16::from_le_bytes(bytes))
+}
+
+/// `RMI_PDEV_GET_STATE`.
+pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
+    let _registry = context.tsm.devices.lock();
+    with(context, object, |pdev| Reply::one(pdev.state as u64))
+}
+
+/// `RMI_PDEV_COMMUNICATE`.
+pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, data: u64) -> Result {
+    let mut registry = context.tsm.devices.lock();
+    let (comm, op, is_port) = with(context, object, |pdev| {
+        (pdev.comm, pdev.op, matches!(pdev.role, Role::RootPort(_)))
+    })?;
+    let entry = comm::enter(context, data, comm)?;
+    let mut exit = Exit::new();
+    let waits = match op {
+        Some(Op::Stream { endpoint }) => stream::meet(context, endpoint, is_port)?,
+        _ => stream::Meet::Go,
+    };
+    let stepped = match waits {
+        stream::Meet::Wait => {
+            exit.wait_for_stream();
+            Ok(Stepped::Sent)
+        }
+        stream::Meet::End => Ok(Stepped::Complete),
+        stream::Meet::Go => {
+            let buffers = &mut registry.buffers;
+            let advance = |pdev: &mut Pdev| pdev.advance(context, buffers, &entry, &mut exit);
+            with(context, object, advance)??
+        }
+    };
+    if stepped == Ok(Stepped::Worked(Ending::Done)) {
+        exit.wait_for_stream();
+    }
+    let told = comm::leave(context, data, &exit);
+    match stepped.and_then(|stepped| told.map(|()| stepped)) {
+        Ok(stepped) => settle(context, &registry, object, stepped)?,
+        Err(Trouble::Session | Trouble::Refused) => {
+            super::fail(context, &registry, object);
+        }
+    }
+    Ok(Reply::NONE)
+}
+
+/// Moves the device on after a step that went well.
+fn settle<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &Registry,
+    object: u64,
+    stepped: Stepped,
+) -> Result<()> {
+    match stepped {
+        Stepped::Sent => with(context, object, |pdev| pdev.comm = Comm::Active),
+        Stepped::Worked(ending) => stream::worked(context, registry, object, ending),
+        Stepped::Complete => with(context, object, |pdev| {
+            pdev.comm = Comm::Idle;
+            let event = match (pdev.op, pdev.state, &mut pdev.role) {
+                // The stream's call ends the operation.
+                (Some(Op::Stream { .. }), ..) => return Ok(()),
+                (Some(Op::Stop), _, role) => {
+                    if let Role::Endpoint(endpoint) = role {
+                        // Erases what is left of the session.
+                        endpoint.requester = Requester::new(Config::new(0));
+                        endpoint.lost = true;
+                    }
+                    Event::Ended
+                }
+                (_, State::HasKey, _) => Event::Established,
+                (_, _, Role::RootPort(_)) => Event::Opened,
+                _ => Event::Discovered,
+            };
+            pdev.op = None;
+            pdev.apply(event)
+        })?,
+    }
+}
+
+/// `RMI_PDEV_SET_PUBKEY`.
+pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, params: u64) -> Result {
+    let params: PublicKeyParams = context.host_structure(params)?;
+    let algorithm = SignatureAlgorithm::from_word(u64::from(params.algo)).ok_or(Error::Input)?;
+    let length = match algorithm {
+        SignatureAlgorithm::Rsassa3072 => 384,
+        SignatureAlgorithm::EcdsaP256 => 65,
+        SignatureAlgorithm::EcdsaP384 => PUBLIC_KEY_LENGTH,
+    };
+    let metadata = u64::try_from(params.metadata.len()).map_err(|_| Error::Input)?;
+    if Ok(length) != usize::try_from(params.key_len.get()) || params.metadata_len.get() > metadata {
+        return Err(Error::Input);
+    }
+    let _registry = context.tsm.devices.lock();
+    with(context, object, |pdev| {
+        if pdev.state != State::NeedsKey || !pdev.comm.is_quiet() {
+            return Err(Error::Device);
+        }
+        // The one suite of the requester; the others are well formed but of no use.
+        if algorithm != SignatureAlgorithm::EcdsaP384 {
+            return Err(Error::Device);
+        }
+        let point: &[u8; PUBLIC_KEY_LENGTH] = params.key.first_chunk().ok_or(Error::Input)?;
+        let key = PublicKey::new(point).map_err(|_| Error::Input)?;
+        let endpoint = pdev.endpoint().ok_or(Error::Device)?;
+        endpoint.key = Some(key);
+        pdev.apply(Event::KeySet)?;
+        pdev.op = Some(Op::Connect);
+        pdev.comm = Comm::Pending;
+        Ok(Reply::NONE)
+    })?
+}
+
+/// `RMI_PDEV_STOP`.
+pub(crate) fn stop<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
+    let _registry = context.tsm.devices.lock();
+    with(context, object, |pdev| {
+        let is_stoppable = pdev.state.after(Event::Ended).is_some();
+        let is_unused = pdev.streams == 0 && pdev.vdevs == 0 && pdev.op.is_none();
+        if !pdev.comm.is_quiet() || !is_unused || !is_stoppable {
+            return Err(Error::Device);
+        }
+        pdev.op = Some(Op::Stop);
+        pdev.comm = Comm::Pending;
+        Ok(Reply::NONE)
+    })?
+}
+
+/// `RMI_PDEV_ABORT`: gives up the exchange. A request that is out leaves the session in doubt, so
+/// the session goes, and what rests on it.
+pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
+    let registry = context.tsm.devices.lock();
+    if with(context, object, |pdev| pdev.comm)? == Comm::Idle {
+        return Err(Error::Device);
+    }
+    super::fail(context, &registry, object);
+    with(context, object, |pdev| pdev.comm = Comm::Idle)?;
+    Ok(Reply::NONE)
+}
+
+/// `RMI_PDEV_DESTROY`.
+pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
+    let mut registry = context.tsm.devices.lock();
+    if with(context, object, |pdev| pdev.state)? != State::Stopped {
+        return Err(Error::Device);
+    }
+    let guard = context.lock(object, granule::State::Pdev)?;
+    context.discard::<Pdev>(&guard)?;
+    registry.remove_device(object);
+    Ok(Reply::NONE)
+}

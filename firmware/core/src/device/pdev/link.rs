@@ -1,0 +1,301 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! An endpoint's IDE stream: its keys on both ends, and the two exchanges that must meet.
+//!
+//! A stream operation is pumped on both objects. The root port says that it is ready, the endpoint
+//! does the work, the root port confirms, the endpoint ends; `STREAM_COMPLETE` closes it. The work
+//! gives both ends the same six keys or leaves neither with any.
+
+use tsm_abi::rmi::StreamState as WireStreamState;
+use tsm_ide::{Action, End, INITIAL_IV, Key, NoEntropy, Stream, StreamState, SubStream};
+use tsm_platform::{Entropy, Granule, Rid, RootPort};
+use tsm_spdm::wire::pci_sig::ide_km::{
+    self, Direction, IdeKey, Ifv, KeySet, KeySlot, KeyStatus, Message,
+};
+
+use super::super::comm::Trouble;
+
+/// Port of the device that the stream ends at. A device of one port has no other.
+const PORT_INDEX: u8 = 0;
+
+/// How far the two exchanges of a stream operation have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No operation.
+    Rest,
+    /// Asked for; the root port moves first.
+    Asked,
+    /// The root port is ready: the endpoint does the work.
+    PortReady,
+    /// The work is done: the root port confirms.
+    DeviceReady,
+    /// The root port has confirmed: the endpoint ends.
+    PortDone,
+    /// Both exchanges are complete.
+    Done,
+}
+
+/// The stream of an endpoint.
+pub(crate) struct Link {
+    /// Object of the root port.
+    pub port: Granule,
+    /// State, as the host sees it.
+    pub state: WireStreamState,
+    /// How far the present operation has come.
+    pub phase: Phase,
+    port_rid: Rid,
+    keys: Stream,
+    /// Whether something failed in the present operation; what was begun is being taken back.
+    failed: bool,
+    /// Whether the device was asked about its port in this operation.
+    asked: bool,
+}
+
+/// How the work of an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// As asked.
+    Done,
+    /// The new keys were taken back, the old ones are in use.
+    Kept,
+    /// Neither end has a key.
+    Gone,
+}
+
+impl Link {
+    /// Makes the stream `id` between the root port `port_rid`, whose object is `port`, and the
+    /// endpoint, and begins to connect it.
+    pub fn connect(id: u8, port: Granule, port_rid: Rid) -> Option<Self> {
+        let mut keys = Stream::new(id);
+        keys.connect().ok()?;
+        Some(Self {
+            port,
+            state: WireStreamState::Connecting,
+            phase: Phase::Asked,
+            port_rid,
+            keys,
+            failed: false,
+            asked: false,
+        })
+    }
+
+    /// Begins to replace the keys.
+    pub fn refresh(&mut self) -> bool {
+        let begun = self.keys.refresh().is_ok();
+        if begun {
+            self.ask(WireStreamState::KeyRefreshing);
+        }
+        begun
+    }
+
+    /// Begins to take the stream down. One that is lost already only has to end.
+    pub fn disconnect(&mut self) -> bool {
+        let begun = match self.keys.state() {
+            StreamState::Connected => self.keys.disconnect().is_ok(),
+            StreamState::Disconnecting | StreamState::Disconnected => true,
+            _ => false,
+        };
+        if begun {
+            self.ask(WireStreamState::Disconnecting);
+        }
+        begun
+    }
+
+    fn ask(&mut self, state: WireStreamState) {
+        self.state = state;
+        self.phase = Phase::Asked;
+        self.failed = false;
+        // The port does not change while the stream lives.
+        self.asked = true;
+    }
+
+    /// Returns the stream id.
+    pub const fn id(&self) -> u8 {
+        self.keys.id()
+    }
+
+    /// Returns whether both ends use the same key set.
+    pub const fn is_secure(&self) -> bool {
+        matches!(self.keys.state(), StreamState::Connected)
+    }
+
+    /// Returns whether neither end has a key.
+    pub const fn is_down(&self) -> bool {
+        matches!(self.keys.state(), StreamState::Disconnected)
+    }
+
+    /// Notes that the device cannot be reached, and stops the root port's keys.
+    pub fn lose_device<P: RootPort>(&mut self, platform: &P) {
+        self.keys.lose_device();
+        let mut none = |_: &mut [u8; 32]| Err(NoEntropy);
+        while let Ok(Some(action)) = self.keys.next(&mut none) {
+            let done = action.end() == End::Device || self.at_root_port(platform, action);
+            if !done {
+                // A root port that does not stop a key is asked again at disconnection.
+                self.keys.fail();
+                return;
+            }
+            self.keys.acknowledge();
+        }
+        let _ = self.keys.complete();
+    }
+
+    /// Does the work of the operation up to the next message for the device, which is written into
+    /// `out`; returns its length, or how the work ended.
+    pub fn work<P: RootPort + Entropy>(
+        &mut self,
+        platform: &P,
+        out: &mut [u8],
+    ) -> Result<core::result::Result<usize, Ending>, Trouble> {
+        if !self.asked {
+            let query = Message::Query {
+                port_index: PORT_INDEX,
+            };
+            return Ok(Ok(query.emit(out).map_err(|_| Trouble::Refused)?));
+        }
+        let mut random =
+            |key: &mut [u8; 32]| platform.fill(key.as_mut_slice()).map_err(|_| NoEntropy);
+        loop {
+            match self.keys.next(&mut random) {
+                Ok(Some(action)) if action.end() == End::Device => {
+                    return Ok(Ok(self.message(action, out)?));
+                }
+                Ok(Some(action)) => {
+                    if self.at_root_port(platform, action) {
+                        self.keys.acknowledge();
+                    } else {
+                        self.fail();
+                        if matches!(action, Action::Stop(..)) {
+                            return Err(Trouble::Session);
+                        }
+                    }
+                }
+                Ok(None) => return Ok(Err(self.end()?)),
+                Err(_) => self.fail(),
+            }
+        }
+    }
+
+    /// Returns how an operation ends on a device that cannot be reached.
+    pub const fn ending_without_device(&self) -> Ending {
+        match (self.state, self.keys.state()) {
+            (WireStreamState::Disconnecting, StreamState::Disconnected) => Ending::Done,
+            (WireStreamState::Disconnecting, _) => Ending::Kept,
+            _ => Ending::Gone,
+        }
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.keys.fail();
+    }
+
+    fn end(&mut self) -> Result<Ending, Trouble> {
+        if self.keys.state() != StreamState::Disconnected {
+            self.keys.complete().map_err(|_| Trouble::Session)?;
+        }
+        Ok(match self.keys.state() {
+            _ if !self.failed => Ending::Done,
+            StreamState::Connected => Ending::Kept,
+            _ => Ending::Gone,
+        })
+    }
+
+    /// Takes the device's answer to the message of [`Self::work`].
+    pub fn take_answer(&mut self, payload: &[u8], device: Rid) -> Result<(), Trouble> {
+        let [function, bus] = device.0.to_le_bytes();
+        let message = Message::parse(payload);
+        if !self.asked {
+            return match message {
+                Ok(Message::QueryResponse(response))
+                    if response.port_index == PORT_INDEX
+                        && response.bus == bus
+                        && response.device_function == function =>
+                {
+                    self.asked = true;
+                    Ok(())
+                }
+                _ => {
+                    self.asked = true;
+                    self.fail();
+                    Ok(())
+                }
+            };
+        }
+        let mut none = |_: &mut [u8; 32]| Err(NoEntropy);
+        // The action that is out is the same until it is answered.
+        let Ok(Some(action)) = self.keys.next(&mut none) else {
+            return Err(Trouble::Session);
+        };
+        let is_done = match (action, message) {
+            (Action::Program(_, key), Ok(Message::KeyProgAck { slot, status })) => {
+                slot == self.slot(key) && status == KeyStatus::SUCCESS
+            }
+            (Action::Go(_, key) | Action::Stop(_, key), Ok(Message::KeyGoStopAck(slot))) => {
+                slot == self.slot(key)
+            }
+            _ => false,
+        };
+        if is_done {
+            self.keys.acknowledge();
+        } else {
+            self.fail();
+        }
+        Ok(())
+    }
+
+    fn slot(&self, key: Key) -> KeySlot {
+        KeySlot {
+            stream_id: self.keys.id(),
+            key_set: match key.set {
+                tsm_ide::KeySet::K0 => KeySet::K0,
+                tsm_ide::KeySet::K1 => KeySet::K1,
+            },
+            direction: if key.is_transmitted_by(End::Device) {
+                Direction::Transmit
+            } else {
+                Direction::Receive
+            },
+            sub_stream: match key.sub_stream {
+                SubStream::Posted => ide_km::SubStream::Posted,
+                SubStream::NonPosted => ide_km::SubStream::NonPosted,
+                SubStream::Completion => ide_km::SubStream::Completion,
+            },
+            port_index: PORT_INDEX,
+        }
+    }
+
+    fn message(&self, action: Action, out: &mut [u8]) -> Result<usize, Trouble> {
+        let message = match action {
+            Action::Program(_, key) => {
+                let material = self.keys.material().ok_or(Trouble::Session)?;
+                Message::KeyProg {
+                    slot: self.slot(key),
+                    // Erased when the message is dropped.
+                    key: IdeKey::new(*material.bytes()),
+                    ifv: Ifv(INITIAL_IV),
+                }
+            }
+            Action::Go(_, key) => Message::KeySetGo(self.slot(key)),
+            Action::Stop(_, key) => Message::KeySetStop(self.slot(key)),
+        };
+        message.emit(out).map_err(|_| Trouble::Session)
+    }
+
+    fn at_root_port<P: RootPort>(&self, platform: &P, action: Action) -> bool {
+        let (port, id) = (self.port_rid, self.keys.id());
+        let done = match action {
+            Action::Program(_, key) => match self.keys.material() {
+                Some(material) => {
+                    let slot = key.root_port_slot(id);
+                    platform.key_prog(port, slot, material.bytes(), INITIAL_IV)
+                }
+                None => return false,
+            },
+            Action::Go(_, key) => platform.key_set_go(port, key.root_port_slot(id)),
+            Action::Stop(_, key) => platform.key_set_stop(port, key.root_port_slot(id)),
+        };
+        done.is_ok()
+    }
+}

@@ -1,0 +1,133 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Which device objects exist, and the lock that all device calls take first.
+//!
+//! One lock, before every granule lock, makes each device call and each mediated configuration
+//! access one indivisible step. Device objects are reached only while it is held, so they need no
+//! order among themselves, and a failure can cut off every interface of a device at once. A holder
+//! does at most one protocol step, which bounds the wait.
+
+use heapless::Vec;
+use spin::{Mutex, MutexGuard};
+use tsm_platform::Rid;
+
+use super::psmmu::Units;
+
+/// Most physical devices and root ports at a time.
+pub(crate) const MOST_DEVICES: usize = 32;
+/// Most device interfaces at a time.
+pub(crate) const MOST_INTERFACES: usize = 64;
+/// Longest message in either direction, in bytes.
+pub(crate) const MESSAGE_BYTES: usize = 4096;
+
+/// A physical device or root port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// Address of its object.
+    pub object: u64,
+    /// Its function.
+    pub rid: Rid,
+}
+
+/// A device interface that is assigned to a realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    /// Address of its object.
+    pub object: u64,
+    /// Its function.
+    pub rid: Rid,
+    /// Address of its device's object.
+    pub device: u64,
+}
+
+/// Where messages are composed and taken apart. Shared, because one step runs at a time.
+pub(crate) struct Buffers {
+    /// The request on its way out.
+    pub request: [u8; MESSAGE_BYTES],
+    /// The response on its way in.
+    pub response: [u8; MESSAGE_BYTES],
+}
+
+/// Every device object, by address.
+pub(crate) struct Registry {
+    devices: Vec<Device, MOST_DEVICES>,
+    interfaces: Vec<Interface, MOST_INTERFACES>,
+    /// IOMMUs.
+    pub units: Units,
+    /// Message buffers.
+    pub buffers: Buffers,
+}
+
+/// Reports that a table has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Registry {
+    const fn new() -> Self {
+        Self {
+            devices: Vec::new(),
+            interfaces: Vec::new(),
+            units: Units::new(),
+            buffers: Buffers {
+                request: [0; MESSAGE_BYTES],
+                response: [0; MESSAGE_BYTES],
+            },
+        }
+    }
+
+    /// Returns every device.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Returns every interface.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// Returns whether another device and another interface can be added.
+    pub fn has_room(&self) -> (bool, bool) {
+        (!self.devices.is_full(), !self.interfaces.is_full())
+    }
+
+    /// Adds a device.
+    pub fn add_device(&mut self, device: Device) -> Result<(), Full> {
+        self.devices.push(device).map_err(|_| Full)
+    }
+
+    /// Removes a device.
+    pub fn remove_device(&mut self, object: u64) {
+        self.devices.retain(|device| device.object != object);
+    }
+
+    /// Adds an interface.
+    pub fn add_interface(&mut self, interface: Interface) -> Result<(), Full> {
+        self.interfaces.push(interface).map_err(|_| Full)
+    }
+
+    /// Removes an interface.
+    pub fn remove_interface(&mut self, object: u64) {
+        self.interfaces
+            .retain(|interface| interface.object != object);
+    }
+}
+
+/// State of devices that is not in donated granules.
+pub(crate) struct Devices {
+    registry: Mutex<Registry>,
+}
+
+impl Devices {
+    /// Makes the state: no device is known.
+    pub const fn new() -> Self {
+        Self {
+            registry: Mutex::new(Registry::new()),
+        }
+    }
+
+    /// Takes the device lock. No granule lock may be held.
+    pub fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock()
+    }
+}

@@ -1,0 +1,350 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The host's calls about device interfaces.
+
+use tsm_abi::rmi::{VdevMeasureFlags, VdevMeasureParams};
+use tsm_platform::{Granule, GranuleRange};
+use tsm_spdm::{Digests, Operation, Outcome};
+
+use super::super::comm::{
+    self, Comm, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
+};
+use super::super::pdev::{self, advance_interface};
+use super::super::registry::Registry;
+use super::super::tdisp::{self, Request};
+use super::exchange::{Misbehaved, Now};
+use super::{Measure, Vdev, create, cut_off, settle, with};
+use crate::context::{Context, Machine};
+use crate::error::{Error, Reply, Result};
+use crate::granule;
+use crate::realm::Realm;
+
+/// The three objects that most calls name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// The realm.
+    pub realm: u64,
+    /// The device.
+    pub device: u64,
+    /// The interface.
+    pub object: u64,
+}
+
+/// Checks that the names are of the right kinds and belong together, and finishes a cut that is
+/// outstanding. The interface gives calls different errors for a realm that is not the owner.
+fn check<P: Machine>(context: &Context<'_, P>, names: Names, not_owner: Error) -> Result<()> {
+    let kinds = [
+        (names.realm, granule::State::Rd),
+        (names.device, granule::State::Pdev),
+        (names.object, granule::State::Vdev),
+    ];
+    for (address, kind) in kinds {
+        if context.tsm.granules.state(address)? != kind {
+            return Err(Error::Input);
+        }
+    }
+    let (realm, device) = with(context, names.object, |vdev| (vdev.realm, vdev.device))?;
+    if realm.address() != names.realm {
+        return Err(not_owner);
+    }
+    if device.address() != names.device {
+        return Err(Error::Device);
+    }
+    settle(context, names.object)
+}
+
+impl Exchange for Vdev {
+    fn next(&mut self, payload: &mut [u8; PAYLOAD_BYTES]) -> core::result::Result<Need, Trouble> {
+        Ok(match self.now() {
+            Now::Complete => Need::Nothing,
+            Now::Measure => {
+                let Measure { nonce, raw } = self.measure;
+                Need::Operation(Operation::Measure { nonce, raw })
+            }
+            Now::Send => {
+                let length = self
+                    .compose(payload)
+                    .map_err(|Misbehaved| Trouble::Refused)?;
+                Need::Vendor(length)
+            }
+        })
+    }
+
+    fn done(&mut self, outcome: &Outcome, digests: &Digests) -> core::result::Result<(), Trouble> {
+        match (outcome, digests.measurements()) {
+            (Outcome::Measured { .. }, Some(digest)) if self.now() == Now::Measure => {
+                self.measured(digest);
+                Ok(())
+            }
+            _ => Err(Trouble::Refused),
+        }
+    }
+
+    fn reply(&mut self, payload: &[u8]) -> core::result::Result<Option<Kept>, Trouble> {
+        let kept = self
+            .take_answer(payload)
+            .map_err(|Misbehaved| Trouble::Refused)?;
+        Ok(kept.map(|(offset, length, first)| Kept {
+            offset,
+            length,
+            first,
+        }))
+    }
+
+    fn is_first(&mut self) -> bool {
+        core::mem::take(&mut self.first)
+    }
+}
+
+/// `RMI_VDEV_GET_STATE`.
+pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
+    let _registry = context.tsm.devices.lock();
+    with(context, object, |vdev| Reply::one(vdev.state as u64))
+}
+
+/// `RMI_VDEV_COMMUNICATE`.
+pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, data: u64) -> Result {
+    let mut registry = context.tsm.devices.lock();
+    check(context, names, Error::Input)?;
+    let comm = with(context, names.object, |vdev| vdev.comm)?;
+    let entry = comm::enter(context, data, comm)?;
+    let mut exit = Exit::new();
+    let buffers = &mut registry.buffers;
+    let stepped = with(context, names.object, |vdev| {
+        if vdev.now() == Now::Complete && vdev.comm == Comm::Pending {
+            // Nothing to ask the device.
+            return Ok(Ok(Progress::Complete));
+        }
+        pdev::with(context, names.device, |pdev| {
+            advance_interface(
+                context,
+                pdev,
+                names.object,
+                buffers,
+                &entry,
+                vdev,
+                &mut exit,
+            )
+        })?
+    })??;
+    let told = comm::leave(context, data, &exit);
+    let outcome = match stepped.and_then(|progress| told.map(|()| progress)) {
+        Ok(Progress::Sent) => with(context, names.object, |vdev| {
+            vdev.comm = Comm::Active;
+            Ok(())
+        })?,
+        Ok(Progress::Complete) => finish(context, names.object),
+        Err(trouble) => Err(trouble),
+    };
+    if let Err(trouble) = outcome {
+        fail(context, &registry, names, trouble)?;
+    }
+    Ok(Reply::NONE)
+}
+
+/// Moves the interface on, its exchange being complete.
+fn finish<P: Machine>(context: &Context<'_, P>, object: u64) -> core::result::Result<(), Trouble> {
+    let is_sound = with(context, object, |vdev| {
+        // A configuration that moved while it was being locked is not the one that was checked.
+        vdev.request != Some(Request::Lock) || create::is_placed(context, vdev.rid, &vdev.ranges)
+    });
+    if is_sound != Ok(true) {
+        return Err(Trouble::Refused);
+    }
+    let completed = with(context, object, |vdev| vdev.complete(context.platform));
+    match completed {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(Trouble::Refused),
+    }
+}
+
+/// Takes in that the exchange failed. A lost session takes the device and all its interfaces with
+/// it; a device that refused or lied loses this one.
+fn fail<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &Registry,
+    names: Names,
+    trouble: Trouble,
+) -> Result<()> {
+    // Access went when unlocking began; nothing is left that the device could keep.
+    let unheard = trouble == Trouble::Session && is_lost(context, names.device)?;
+    if unheard && with(context, names.object, Vdev::complete_unheard)? {
+        return Ok(());
+    }
+    with(context, names.object, |vdev| {
+        vdev.request = None;
+        vdev.comm = Comm::Error;
+    })?;
+    match trouble {
+        Trouble::Session => pdev::fail(context, registry, names.device),
+        // A cut that is not confirmed leaves the interface condemned.
+        Trouble::Refused => _ = cut_off(context, names.object),
+    }
+    Ok(())
+}
+
+fn is_lost<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<bool> {
+    pdev::with(context, device, |pdev| {
+        pdev.endpoint().is_none_or(|endpoint| endpoint.lost)
+    })
+}
+
+/// Begins the exchange for `request`, if the table and the device allow it.
+fn begin<P: Machine>(
+    context: &Context<'_, P>,
+    names: Names,
+    request: Request,
+    prepare: impl FnOnce(&mut Vdev) -> Result<()>,
+) -> Result {
+    with(context, names.object, |vdev| {
+        if tdisp::find(vdev.state, request).is_none() || !vdev.comm.is_quiet() {
+            return Err(Error::Device);
+        }
+        prepare(vdev)?;
+        vdev.begin(request);
+        Ok(Reply::NONE)
+    })?
+}
+
+/// Checks that the session holds and that both ends of the stream use its keys: an interface must
+/// not be bound over a link that does not protect it (PCIe 6.4, 11.3.8).
+fn check_session<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<u8> {
+    pdev::with(context, device, |pdev| {
+        let is_ready = pdev.state == pdev::State::Ready;
+        let stream = pdev
+            .endpoint()
+            .and_then(|endpoint| endpoint.connected_stream());
+        stream.filter(|_| is_ready).ok_or(Error::Device)
+    })?
+}
+
+/// `RMI_VDEV_LOCK`.
+pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let _registry = context.tsm.devices.lock();
+    check(context, names, Error::Input)?;
+    let stream = check_session(context, names.device)?;
+    begin(context, names, Request::Lock, |vdev| {
+        if vdev.stream_id != stream || !create::is_placed(context, vdev.rid, &vdev.ranges) {
+            return Err(Error::Device);
+        }
+        Ok(())
+    })
+}
+
+/// `RMI_VDEV_START`.
+pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let _registry = context.tsm.devices.lock();
+    check(context, names, Error::Input)?;
+    check_session(context, names.device)?;
+    begin(context, names, Request::Start, |vdev| {
+        if !create::is_placed(context, vdev.rid, &vdev.ranges) {
+            return Err(Error::Device);
+        }
+        Ok(())
+    })
+}
+
+/// `RMI_VDEV_GET_INTERFACE_REPORT`.
+pub(crate) fn get_report<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let _registry = context.tsm.devices.lock();
+    check(context, names, Error::Device)?;
+    begin(context, names, Request::Report, |_| Ok(()))
+}
+
+/// `RMI_VDEV_GET_MEASUREMENTS`.
+pub(crate) fn get_measurements<P: Machine>(
+    context: &Context<'_, P>,
+    names: Names,
+    params: u64,
+) -> Result {
+    let params: VdevMeasureParams = context.host_structure(params)?;
+    let flags = VdevMeasureFlags::from_bits(params.flags.get()).ok_or(Error::Input)?;
+    let _registry = context.tsm.devices.lock();
+    check(context, names, Error::Device)?;
+    begin(context, names, Request::Measure, |vdev| {
+        vdev.measure = Measure {
+            nonce: params.nonce,
+            raw: flags.contains(VdevMeasureFlags::RAW),
+        };
+        Ok(())
+    })
+}
+
+/// `RMI_VDEV_UNLOCK`. Refused with the address while a granule of the interface is mapped. DMA is
+/// off when this returns; the device is told afterwards, by the exchange.
+pub(crate) fn unlock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let _registry = context.tsm.devices.lock();
+    check(context, names, Error::Device)?;
+    begin(context, names, Request::Unlock, |vdev| {
+        if let Some(address) = first_mapped(context, &vdev.ranges) {
+            return Err(Error::Granule(address));
+        }
+        context
+            .platform
+            .block(vdev.stream())
+            .map_err(|_| Error::Device)?;
+        vdev.dma = false;
+        Ok(())
+    })
+}
+
+fn first_mapped<P: Machine>(context: &Context<'_, P>, ranges: &[GranuleRange]) -> Option<u64> {
+    let granules = ranges.iter().flat_map(|range| range.granules());
+    granules
+        .map(Granule::address)
+        .find(|address| is_mapped(context, *address))
+}
+
+/// Returns whether the device granule at `address` is mapped into a realm.
+pub(super) fn is_mapped<P: Machine>(context: &Context<'_, P>, address: u64) -> bool {
+    context.tsm.granules.state(address) == Ok(granule::State::Mapped)
+}
+
+/// `RMI_VDEV_ABORT`: gives up the exchange. With a request out, the session is in doubt and goes.
+pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let registry = context.tsm.devices.lock();
+    check(context, names, Error::Device)?;
+    let comm = with(context, names.object, |vdev| vdev.comm)?;
+    if comm == Comm::Idle {
+        return Err(Error::Device);
+    }
+    with(context, names.object, |vdev| vdev.request = None)?;
+    if comm == Comm::Active {
+        pdev::fail(context, &registry, names.device);
+    } else if !cut_off(context, names.object) {
+        return Err(Error::Device);
+    }
+    with(context, names.object, |vdev| vdev.comm = Comm::Idle)?;
+    Ok(Reply::NONE)
+}
+
+/// `RMI_VDEV_DESTROY`: the function is the host's again.
+pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    let mut registry = context.tsm.devices.lock();
+    check(context, names, Error::Device)?;
+    let (is_destroyable, stream) = with(context, names.object, |vdev| {
+        // With a request out, the answer would belong to nobody.
+        let is_over = vdev.comm != Comm::Active;
+        (is_over && vdev.state.is_destroyable(), vdev.stream())
+    })?;
+    if !is_destroyable {
+        return Err(Error::Device);
+    }
+    let realm = context.lock(names.realm, granule::State::Rd)?;
+    let guard = context.lock(names.object, granule::State::Vdev)?;
+    context
+        .platform
+        .release(stream)
+        .map_err(|_| Error::Device)?;
+    context.discard::<Vdev>(&guard)?;
+    registry.remove_interface(names.object);
+    context.with(realm.granule(), |realm: &mut Realm| {
+        realm.vdevs = realm.vdevs.saturating_sub(1);
+        Ok(())
+    })?;
+    pdev::with(context, names.device, |pdev| {
+        pdev.vdevs = pdev.vdevs.saturating_sub(1)
+    })?;
+    Ok(Reply::NONE)
+}

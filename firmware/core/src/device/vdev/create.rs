@@ -1,0 +1,203 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Creation of device interfaces, and where their memory lies.
+
+use heapless::Vec;
+use tsm_abi::rmi::VdevParams;
+use tsm_platform::{Granule, GranuleRange, Rid, StreamId};
+use zeroize::Zeroizing;
+
+use super::super::comm::Comm;
+use super::super::pci::{self, Function};
+use super::super::registry::{Interface, Registry};
+use super::super::report::{Assembly, Report};
+use super::super::tdisp::{LockFlags, Request, State};
+use super::super::{pdev, psmmu};
+use super::{MOST_RANGES, Measure, Nonces, REPORTING_OFFSET, Vdev, with};
+use crate::context::{Context, Machine};
+use crate::error::{Error, Reply, Result};
+use crate::granule::{self, Kind};
+use crate::realm::{Life, Realm};
+
+type Ranges = Vec<GranuleRange, MOST_RANGES>;
+
+/// Returns the ranges of `params`: aligned, sorted, apart, and device memory throughout.
+fn ranges<P: Machine>(context: &Context<'_, P>, params: &VdevParams) -> Result<Ranges> {
+    let count = usize::try_from(params.num_addr_range.get()).map_err(|_| Error::Input)?;
+    let mut ranges = Ranges::new();
+    let mut last = 0;
+    for range in params.addr_range.get(..count).ok_or(Error::Input)? {
+        let range = GranuleRange::new(range.base.get(), range.top.get()).ok_or(Error::Input)?;
+        let region = context
+            .tsm
+            .granules
+            .region(range.base())
+            .ok_or(Error::Input)?;
+        let is_device = region.kind() == Kind::Device && range.top() <= region.range().top();
+        let reserved = context.platform.reserved_mmio();
+        if range.base() < last || !is_device || reserved.iter().any(|kept| kept.overlaps(range)) {
+            return Err(Error::Input);
+        }
+        last = range.top();
+        ranges.push(range).map_err(|_| Error::Input)?;
+    }
+    Ok(ranges)
+}
+
+/// Returns whether the function's BARs hold all of `ranges` and nobody else answers there.
+///
+/// The host could have moved BARs while nothing was bound, so this is asked before each lock too.
+pub(super) fn is_placed<P: Machine>(
+    context: &Context<'_, P>,
+    rid: Rid,
+    ranges: &[GranuleRange],
+) -> bool {
+    let spans = || ranges.iter().map(|range| (range.base(), range.top()));
+    let own = Function::new(context.platform, rid);
+    if !spans().all(|span| own.owns(span)) {
+        return false;
+    }
+    !pci::any_function(context.platform, |other, function| {
+        let is_foreign_path = !function.is_above(rid);
+        other != rid
+            && spans().any(|span| {
+                function.answers_in(span) || (is_foreign_path && function.forwards(span))
+            })
+    })
+}
+
+/// Checks that no other interface has the function, the guest's id for it, or any of the memory.
+fn check_new<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &Registry,
+    rid: Rid,
+    (realm, id): (u64, u64),
+    ranges: &Ranges,
+) -> Result<()> {
+    for interface in registry.interfaces() {
+        let clashes = with(context, interface.object, |other| {
+            let shared = other
+                .ranges
+                .iter()
+                .any(|a| ranges.iter().any(|b| a.overlaps(*b)));
+            let same_id = other.realm.address() == realm && other.id == id;
+            shared || same_id || interface.rid == rid
+        })?;
+        if clashes {
+            return Err(Error::Input);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the stream of the device at `device`, if an interface `rid` may be made of it.
+fn usable_stream<P: Machine>(context: &Context<'_, P>, device: u64, rid: Rid) -> Result<u8> {
+    pdev::with(context, device, |pdev| {
+        let is_ready = pdev.state == pdev::State::Ready;
+        let endpoint = pdev.endpoint().ok_or(Error::Device)?;
+        let stream = endpoint
+            .connected_stream()
+            .filter(|_| is_ready)
+            .ok_or(Error::Device)?;
+        let own = endpoint.rids.0..endpoint.rids.1;
+        if own.contains(&u32::from(rid.0)) {
+            Ok(stream)
+        } else {
+            Err(Error::Input)
+        }
+    })?
+}
+
+/// `RMI_VDEV_CREATE`. The interface's DMA is blocked from here on until the guest turns it on.
+pub(crate) fn create<P: Machine>(
+    context: &Context<'_, P>,
+    realm: u64,
+    device: u64,
+    object: u64,
+    params: u64,
+) -> Result {
+    let params: VdevParams = context.host_structure(params)?;
+    // A virtual IOMMU is not there.
+    if params.flags.get() != 0 {
+        return Err(Error::Input);
+    }
+    let rid = u16::try_from(params.tdi_id.get())
+        .map(Rid)
+        .map_err(|_| Error::Input)?;
+    let id = params.vdev_id.get();
+    let ranges = ranges(context, &params)?;
+    let realm_granule = Granule::new(realm).ok_or(Error::Input)?;
+    let device_granule = Granule::new(device).ok_or(Error::Input)?;
+    let mut registry = context.tsm.devices.lock();
+    let realm_guard = context.lock(realm, granule::State::Rd)?;
+    context.with(realm_granule, |realm: &mut Realm| {
+        let is_alive = matches!(realm.life, Life::New | Life::Active);
+        if realm.devices_allowed && is_alive {
+            Ok(())
+        } else {
+            Err(Error::Realm)
+        }
+    })?;
+    let stream_id = usable_stream(context, device, rid)?;
+    check_new(context, &registry, rid, (realm, id), &ranges)?;
+    let stream = StreamId(u32::from(rid.0));
+    if !registry.has_room().1 || !psmmu::is_ready(context, &registry, stream) {
+        return Err(Error::Device);
+    }
+    if !is_placed(context, rid, &ranges) {
+        return Err(Error::Input);
+    }
+    if !context.is_memory(object) {
+        return Err(Error::Input);
+    }
+    let guard = context.lock(object, granule::State::Delegated)?;
+    context.platform.block(stream).map_err(|_| Error::Device)?;
+    let vdev = Vdev {
+        realm: realm_granule,
+        device: device_granule,
+        id,
+        rid,
+        ranges,
+        state: State::New,
+        comm: Comm::Pending,
+        request: Some(Request::Open),
+        step: 0,
+        measure: Measure {
+            nonce: [0; 32],
+            raw: false,
+        },
+        first: true,
+        dma: false,
+        condemned: false,
+        stream_id,
+        lock_flags: LockFlags::default(),
+        start_nonce: Zeroizing::new([0; 32]),
+        nonces: Nonces::default(),
+        measurements: [0; 48],
+        report: Report::new(REPORTING_OFFSET),
+        assembly: Assembly::new(),
+    };
+    if let Err(error) = context.place(&guard, granule::State::Vdev, vdev) {
+        // Still the host's: nothing was made of it.
+        let _ = context.platform.release(stream);
+        return Err(error);
+    }
+    let interface = Interface {
+        object,
+        rid,
+        device,
+    };
+    // There was room, and the lock is held.
+    registry
+        .add_interface(interface)
+        .map_err(|_| Error::Global)?;
+    context.with(realm_guard.granule(), |realm: &mut Realm| {
+        realm.vdevs = realm.vdevs.saturating_add(1);
+        Ok(())
+    })?;
+    pdev::with(context, device, |pdev| {
+        pdev.vdevs = pdev.vdevs.saturating_add(1)
+    })?;
+    Ok(Reply::NONE)
+}

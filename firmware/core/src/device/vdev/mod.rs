@@ -1,0 +1,271 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Device interfaces (TDIs) that are assigned to realms.
+
+mod calls;
+mod create;
+mod exchange;
+mod memory;
+
+use heapless::Vec;
+use tsm_platform::{Granule, GranuleRange, Object, Rid, StreamId};
+use zeroize::Zeroizing;
+
+use super::comm::Comm;
+use super::report::{Assembly, Report};
+use super::tdisp::{self, Request, State};
+use crate::context::{Context, Machine};
+use crate::error::{Error, Result};
+use crate::granule;
+use crate::realm::Realm;
+use crate::rtt;
+
+pub(crate) use calls::{
+    Names, abort, communicate, destroy, get_measurements, get_report, get_state, lock, start,
+    unlock,
+};
+pub(crate) use create::create;
+pub(crate) use memory::{device_map, device_validate, may_accept, release_memory};
+
+/// Most address ranges of an interface (`RmiVdevParams`).
+const MOST_RANGES: usize = 8;
+
+/// What the TSM demands of every lock, if the device can: no firmware update, and the MSI-X table
+/// stays as it is.
+const LOCK_FLAGS: tdisp::LockFlags =
+    tdisp::LockFlags(tdisp::LockFlags::NO_FIRMWARE_UPDATE.0 | tdisp::LockFlags::LOCK_MSIX.0);
+
+/// Added by the device to the addresses in its report. Zero: a guest names physical addresses when
+/// it accepts memory, so it has to learn them.
+const REPORTING_OFFSET: u64 = 0;
+
+/// What a guest shows to prove that it judged the present lock, measurements and report. Zero is
+/// none: it never matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nonces {
+    /// Of the lock.
+    pub lock: u64,
+    /// Of the measurements.
+    pub measurements: u64,
+    /// Of the interface report.
+    pub report: u64,
+}
+
+impl Nonces {
+    /// Returns whether `shown` are the present ones and all three exist.
+    pub fn are_current(&self, shown: &Self) -> bool {
+        self == shown && self.lock != 0 && self.measurements != 0 && self.report != 0
+    }
+}
+
+/// Which measurements the host asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measure {
+    /// The guest's nonce.
+    pub nonce: [u8; 32],
+    /// As raw bit streams.
+    pub raw: bool,
+}
+
+/// One device interface.
+pub(crate) struct Vdev {
+    /// The realm that owns it.
+    pub realm: Granule,
+    /// Its device's object.
+    pub device: Granule,
+    /// Id by which the guest names it.
+    pub id: u64,
+    /// Its function.
+    pub rid: Rid,
+    /// Physical ranges of its memory: sorted, inside its BARs, nobody else's.
+    pub ranges: Vec<GranuleRange, MOST_RANGES>,
+    /// State.
+    pub state: State,
+    /// Progress of the exchange.
+    pub comm: Comm,
+    /// What the exchange is for.
+    pub request: Option<Request>,
+    /// Next step of the exchange.
+    step: usize,
+    measure: Measure,
+    /// Whether no part of what is fetched was kept by the host yet.
+    first: bool,
+    /// Whether the guest has turned DMA on.
+    pub dma: bool,
+    /// Whether it must be cut off and the hardware has not said that it is. Nothing is granted then.
+    condemned: bool,
+    /// IDE stream that its packets take.
+    stream_id: u8,
+    /// Demands of the lock that the device can meet.
+    lock_flags: tdisp::LockFlags,
+    start_nonce: Zeroizing<[u8; 32]>,
+    /// Proof of freshness.
+    pub nonces: Nonces,
+    /// SHA-384 of the measurements under this lock.
+    pub measurements: [u8; 48],
+    /// The interface report under this lock.
+    pub report: Report,
+    assembly: Assembly,
+}
+
+impl Object for Vdev {}
+
+// An object and the platform's bookkeeping share a granule.
+const _: () = assert!(size_of::<Vdev>() <= 4096 - 64);
+
+impl Vdev {
+    /// Returns the id by which the IOMMU knows the interface.
+    pub const fn stream(&self) -> StreamId {
+        StreamId(self.rid.0 as u32)
+    }
+
+    /// Returns whether its configuration must not change: it is bound, or becomes so.
+    pub const fn is_guarded(&self) -> bool {
+        self.state.is_bound() || matches!(self.request, Some(Request::Lock))
+    }
+
+    /// Returns whether `bytes` bytes at `physical` lie in one of its ranges.
+    pub fn owns(&self, physical: u64, bytes: u64) -> bool {
+        let Some(top) = physical.checked_add(bytes) else {
+            return false;
+        };
+        self.ranges
+            .iter()
+            .any(|range| range.base() <= physical && top <= range.top())
+    }
+
+    /// Returns whether a guest that shows `nonces` may be granted anything that `state` allows.
+    pub fn is_fresh(&self, nonces: &Nonces) -> bool {
+        !self.condemned && self.request.is_none() && self.nonces.are_current(nonces)
+    }
+
+    /// Forgets everything that was proved under the lock that ends.
+    fn forget_lock(&mut self) {
+        self.start_nonce = Zeroizing::new([0; 32]);
+        self.nonces = Nonces::default();
+        self.measurements = [0; 48];
+        self.report = Report::new(REPORTING_OFFSET);
+        self.assembly = Assembly::new();
+    }
+}
+
+/// Runs `work` on the interface whose object is at `address`. The device lock is held.
+pub(crate) fn with<P: Machine, R>(
+    context: &Context<'_, P>,
+    address: u64,
+    work: impl FnOnce(&mut Vdev) -> R,
+) -> Result<R> {
+    if context.tsm.granules.state(address)? != granule::State::Vdev {
+        return Err(Error::Input);
+    }
+    let granule = Granule::new(address).ok_or(Error::Input)?;
+    context.with(granule, |vdev: &mut Vdev| Ok(work(vdev)))
+}
+
+/// Takes away every access that `vdev` has: first DMA, then the guest's private memory of it.
+///
+/// Returns whether the hardware has confirmed. If it has not, the interface stays condemned, keeps
+/// its state, and this is tried again by the next call that names it.
+pub(crate) fn cut_off<P: Machine>(context: &Context<'_, P>, address: u64) -> bool {
+    let taken = with(context, address, |vdev| {
+        vdev.condemned = true;
+        if context.platform.block(vdev.stream()).is_err() {
+            return false;
+        }
+        vdev.dma = false;
+        revoke(context, vdev).is_ok()
+    });
+    if taken != Ok(true) {
+        return false;
+    }
+    let said = with(context, address, |vdev| {
+        vdev.condemned = false;
+        vdev.state = State::Error;
+        vdev.forget_lock();
+    });
+    said.is_ok()
+}
+
+/// Makes the guest's accesses to private memory of the interface fault, on every CPU.
+fn revoke<P: Machine>(context: &Context<'_, P>, vdev: &mut Vdev) -> Result<()> {
+    if vdev.report.accepted().next().is_none() {
+        return Ok(());
+    }
+    let guard = loop {
+        // A holder of the realm's lock does one bounded call and never waits for the device lock.
+        match context.lock(vdev.realm.address(), granule::State::Rd) {
+            Err(Error::Busy) => {}
+            other => break other?,
+        }
+    };
+    context.with(guard.granule(), |realm: &mut Realm| {
+        for range in vdev.report.accepted() {
+            let top = range.ipa.checked_add(range.bytes).ok_or(Error::Global)?;
+            rtt::revoke_device(context, realm, (range.ipa, top), range.physical)?;
+        }
+        Ok(())
+    })
+}
+
+/// Finishes a cut that the hardware has not confirmed yet. Every call that names an interface does
+/// this first.
+pub(crate) fn settle<P: Machine>(context: &Context<'_, P>, address: u64) -> Result<()> {
+    let condemned = with(context, address, |vdev| vdev.condemned)?;
+    if condemned && !cut_off(context, address) {
+        return Err(Error::Device);
+    }
+    Ok(())
+}
+
+/// Cuts off every interface of the device at `device` and ends its exchanges.
+pub(crate) fn fail_all<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &super::registry::Registry,
+    device: u64,
+) {
+    let all = registry.interfaces().iter();
+    for interface in all.filter(|interface| interface.device == device) {
+        let _ = with(context, interface.object, |vdev| {
+            if vdev.request.take().is_some() {
+                vdev.comm = Comm::Error;
+            }
+        });
+        // A cut that is not confirmed leaves the interface condemned.
+        let _ = cut_off(context, interface.object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Nonces;
+
+    #[test]
+    fn nonces_that_do_not_exist_are_never_current() {
+        let nonces = Nonces {
+            lock: 1,
+            measurements: 2,
+            report: 3,
+        };
+        assert!(nonces.are_current(&nonces));
+        for absent in [
+            Nonces { lock: 0, ..nonces },
+            Nonces {
+                measurements: 0,
+                ..nonces
+            },
+            Nonces {
+                report: 0,
+                ..nonces
+            },
+        ] {
+            assert!(!absent.are_current(&absent));
+            assert!(!nonces.are_current(&absent));
+        }
+        let other = Nonces {
+            report: 4,
+            ..nonces
+        };
+        assert!(!nonces.are_current(&other));
+    }
+}
