@@ -244,11 +244,11 @@ fn captured_evidence_of_another_device_is_accepted() {
         .iter()
         .rposition(|message| message.starts_with(&[0x12, 0x60]))
         .unwrap();
-    let object = messages[last - 1..=last].concat();
-    let measurements = Measurements::parse(&object).unwrap();
-    assert_eq!(measurements.verify_signature(&vca, &device), Ok(()));
-    let nonce: [u8; 32] = messages[last - 1][4..36].try_into().unwrap();
-    assert_eq!(measurements.verify_nonce(&nonce), Ok(()));
+    let measurements = Measurements::parse(&messages[last]).unwrap();
+    let request = &messages[last - 1];
+    let nonce: [u8; 32] = request[4..36].try_into().unwrap();
+    let verdict = measurements.verify_signature(&vca, &nonce, request[36], &device);
+    assert_eq!(verdict, Ok(()));
 }
 
 /// Returns the SPDM messages of the recorded session.

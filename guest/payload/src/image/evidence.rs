@@ -153,10 +153,10 @@ pub fn collect<'a>(
     )?;
     judge("session-key", claims::verify_key(&info, &key))?;
     let measurements = judge("measurement-form", Measurements::parse(measurements))?;
-    judge("measurement-nonce", measurements.verify_nonce(&nonce))?;
+    let slot = u8::try_from(info.cert_id.get()).unwrap_or(u8::MAX);
     judge(
         "measurement-signature",
-        measurements.verify_signature(vca, &key),
+        measurements.verify_signature(vca, &nonce, slot, &key),
     )?;
     judge(
         "firmware-measurement",

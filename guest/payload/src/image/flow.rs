@@ -220,10 +220,6 @@ fn give_back(report: &Report<'_>) -> Result {
             agreed && rsi::all_in_state(mapping.ipa, mapping.top, rsi::EMPTY)?,
         )?;
     }
-    set_state("37", TdiState::Unlocked)?;
-    let info = rsi::vdev_info(DISK)?;
-    judge(
-        "device-unlocked",
-        claims::verify_state(&info, DeviceState::Unlocked),
-    )
+    // What the host does to its object now is its business; the guest has no claim on it any more.
+    set_state("37", TdiState::Unlocked)
 }
