@@ -191,8 +191,9 @@ impl Table {
             .map(|(_, word)| State::of(word.load(Ordering::Acquire)))
     }
 
-    /// Returns the references to the granule at `address`.
-    pub(crate) fn references(&self, address: u64) -> Result<u32> {
+    /// Returns the number of references to the granule at `address`, which another call may change
+    /// at any time.
+    pub fn references(&self, address: u64) -> Result<u32> {
         let (_, word) = self.find(address)?;
         Ok(word.load(Ordering::Acquire) >> REFERENCE_SHIFT)
     }

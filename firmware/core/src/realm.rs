@@ -71,15 +71,6 @@ impl Realm {
         self.ipa_top() >> 1
     }
 
-    /// Returns whether `[base, top)` is granule-aligned, not empty and in the protected half.
-    #[must_use]
-    pub const fn is_protected(&self, base: u64, top: u64) -> bool {
-        base.is_multiple_of(GRANULE_SIZE)
-            && top.is_multiple_of(GRANULE_SIZE)
-            && base < top
-            && top <= self.protected_top()
-    }
-
     /// Checks that `[base, top)` is granule-aligned, not empty, and in the protected half or
     /// outside it.
     pub fn check_range(&self, base: u64, top: u64, protected: bool) -> Result<()> {
@@ -235,8 +226,11 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, rd: u64, params: u64)
         return Err(Error::Input);
     }
     let base = params.rtt_base.get();
+    let bytes = u64::from(checked.roots).saturating_mul(GRANULE_SIZE);
+    if rd.checked_sub(base).is_some_and(|offset| offset < bytes) {
+        return Err(Error::Input);
+    }
     let vmid = context.tsm.vmids.reserve()?;
-    // The descriptor's own granule is locked, so it cannot be one of the roots.
     let outcome = rtt::create_roots(context, base, u64::from(checked.roots)).and_then(|()| {
         let realm = Realm {
             life: Life::New,

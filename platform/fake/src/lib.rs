@@ -1,4 +1,249 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The TSM as a process on a fake platform.
+//! A platform for the TSM that is a process.
+//!
+//! [`Fake`] keeps memory, the granule protection table, the IOMMU, configuration space and root
+//! ports as tables that a test can look into. Everything that hardware may refuse is a *fault
+//! point*: [`Fake::fail_after`] makes one of them fail. [`Host`] drives the TSM as a host would.
+//!
+//! Translations are cached, by CPUs and by the IOMMU, until they are invalidated: a test that
+//! forgets nothing sees a stale translation as hardware would use it.
+
+#![forbid(unsafe_code)]
+
+mod fault;
+mod guest;
+mod host;
+mod iommu;
+mod memory;
+mod pci;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tsm_core::{Kind, Machine, Region};
+use tsm_iommu::ArmStage2;
+use tsm_platform::{
+    Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Platform, PlatformError, Processor,
+    Rid, RootPort, Stage2, Trace, TraceRecord,
+};
+
+pub use fault::FaultPoint;
+pub use guest::{Script, Step, Vcpu, fault};
+pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, success};
+pub use iommu::{Invalidation, Stream};
+pub use memory::Owner;
+pub use pci::{ENDPOINT, ENDPOINT_BAR, ENDPOINT_BAR_BYTES, Function, ROOT_PORT};
+
+/// First address of memory.
+pub const DRAM_BASE: u64 = 0x8000_0000;
+/// Address after memory.
+pub const DRAM_TOP: u64 = 0x8400_0000;
+/// First address of the devices' window.
+pub const MMIO_BASE: u64 = 0x1000_0000;
+/// Address after the devices' window.
+pub const MMIO_TOP: u64 = 0x1100_0000;
+
+/// What a root port did with one key slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The key and its initial invocation field, while they are programmed.
+    pub key: Option<([u8; 32], u64)>,
+    /// Whether it is in use.
+    pub going: bool,
+}
+
+/// The machine.
+pub struct Fake {
+    faults: Mutex<fault::Faults>,
+    memory: Mutex<memory::Memory>,
+    iommu: Mutex<iommu::State>,
+    cpu_translations: Mutex<iommu::Translations>,
+    functions: Mutex<BTreeMap<Rid, Function>>,
+    reserved: Vec<GranuleRange>,
+    hidden: Vec<Rid>,
+    keys: Mutex<BTreeMap<(Rid, u8, u8, u8, bool), KeyRecord>>,
+    script: Script,
+    trace: Mutex<Vec<TraceRecord>>,
+    random: Mutex<u64>,
+}
+
+/// Locks state that a failed test may have poisoned.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fake {
+    /// Makes a machine whose memory all belongs to the host.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            faults: Mutex::default(),
+            memory: Mutex::default(),
+            iommu: Mutex::default(),
+            cpu_translations: Mutex::default(),
+            functions: Mutex::new(pci::tree()),
+            reserved: vec![pci::RESERVED],
+            hidden: vec![pci::HIDDEN],
+            keys: Mutex::default(),
+            script: Script::default(),
+            trace: Mutex::default(),
+            random: Mutex::new(1),
+        }
+    }
+
+    /// Returns the regions of granules of this machine, newly tracked.
+    #[must_use]
+    pub fn regions() -> &'static [Region] {
+        let region = |base, top, kind| {
+            let range = GranuleRange::new(base, top).expect("the map is aligned");
+            let count = usize::try_from(range.count()).expect("a test's machine is small");
+            let words = (0..count).map(|_| Default::default()).collect::<Vec<_>>();
+            Region::new(range, kind, words.leak()).expect("one word for each granule")
+        };
+        let regions = vec![
+            region(DRAM_BASE, DRAM_TOP, Kind::Memory),
+            region(MMIO_BASE, MMIO_TOP, Kind::Device),
+        ];
+        regions.leak()
+    }
+
+    /// Returns what the root port `port` has in `slot`.
+    #[must_use]
+    pub fn key(&self, port: Rid, slot: KeySlot) -> KeyRecord {
+        lock(&self.keys)
+            .get(&key_of(port, slot))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Returns the calls that were traced.
+    #[must_use]
+    pub fn calls(&self) -> Vec<TraceRecord> {
+        lock(&self.trace).clone()
+    }
+
+    /// Returns the script of the guests.
+    #[must_use]
+    pub const fn script(&self) -> &Script {
+        &self.script
+    }
+}
+
+const fn key_of(port: Rid, slot: KeySlot) -> (Rid, u8, u8, u8, bool) {
+    (
+        port,
+        slot.stream,
+        slot.key_set,
+        slot.sub_stream,
+        slot.transmit,
+    )
+}
+
+impl Machine for Fake {
+    type Stage2 = ArmStage2;
+}
+
+impl Platform for Fake {}
+
+impl Ownership for Fake {
+    fn delegate(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::Ownership)
+            .map_err(|()| PlatformError::Refused)?;
+        lock(&self.memory).give(range, Owner::Realm)
+    }
+
+    fn undelegate(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::Ownership)
+            .map_err(|()| PlatformError::Refused)?;
+        lock(&self.memory).give(range, Owner::Host)
+    }
+}
+
+impl RootPort for Fake {
+    fn key_prog(
+        &self,
+        port: Rid,
+        slot: KeySlot,
+        key: &[u8; 32],
+        iv: u64,
+    ) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        let record = KeyRecord {
+            key: Some((*key, iv)),
+            going: false,
+        };
+        lock(&self.keys).insert(key_of(port, slot), record);
+        Ok(())
+    }
+
+    fn key_set_go(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        let mut keys = lock(&self.keys);
+        let record = keys
+            .get_mut(&key_of(port, slot))
+            .ok_or(PlatformError::Refused)?;
+        record.going = true;
+        Ok(())
+    }
+
+    fn key_set_stop(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        lock(&self.keys).remove(&key_of(port, slot));
+        Ok(())
+    }
+}
+
+impl Entropy for Fake {
+    /// Fills `out` from a sequence that repeats in every run and never repeats within one.
+    fn fill(&self, out: &mut [u8]) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::Entropy)
+            .map_err(|()| PlatformError::Entropy)?;
+        let mut state = lock(&self.random);
+        for chunk in out.chunks_mut(8) {
+            // SplitMix64: every state is reached once, so no two full chunks are equal.
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = *state;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            chunk.copy_from_slice(&mixed.to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+impl Trace for Fake {
+    fn call(&self, record: TraceRecord) {
+        lock(&self.trace).push(record);
+    }
+}
+
+impl Processor for Fake {
+    fn invalidate_stage2(&self, stage2: &Stage2, base: Ipa, bytes: u64) {
+        lock(&self.cpu_translations).forget(stage2.vmid, base, bytes);
+    }
+
+    fn invalidate_stage2_all(&self, stage2: &Stage2) {
+        lock(&self.cpu_translations).forget_all(stage2.vmid);
+    }
+
+    fn cpu_index(&self) -> usize {
+        0
+    }
+}
+
+/// Returns the granule at `address`, which must be aligned.
+fn granule(address: u64) -> Granule {
+    Granule::new(address).expect("aligned to a granule")
+}

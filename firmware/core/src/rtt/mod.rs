@@ -26,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::granule::State;
 use crate::realm::Realm;
 
-#[allow(unused_imports, reason = "the device calls use them")]
 pub(crate) use device::{map_device, revoke_device, validate_device};
 pub(crate) use list::Output;
 pub(crate) use map::{Initial, data_map, data_map_init, unprot_map};

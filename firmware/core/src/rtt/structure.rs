@@ -340,17 +340,27 @@ pub(crate) fn create_roots<P: Machine>(
 }
 
 fn create_root<P: Machine>(context: &Context<'_, P>, address: u64) -> Result<()> {
-    let guard = context.lock(address, State::Delegated)?;
     if !context.is_memory(address) {
         return Err(Error::Input);
     }
+    let table = Granule::new(address).ok_or(Error::Input)?;
     let empty = encode::<P>(
         LEAF_LEVEL,
         &Entry::Unassigned {
             ripas: Ripas::Empty,
         },
     )?;
-    context.platform.table_create(guard.granule(), |_| empty)?;
-    guard.set_state(State::Rtt);
-    Ok(())
+    // Claimed, not locked: the descriptor's lock is held, and roots may lie on either side of it.
+    context
+        .tsm
+        .granules
+        .claim(address, State::Delegated, State::Moving)?;
+    let made = context.platform.table_create(table, |_| empty);
+    let state = if made.is_ok() {
+        State::Rtt
+    } else {
+        State::Delegated
+    };
+    context.tsm.granules.change(address, State::Moving, state)?;
+    Ok(made?)
 }

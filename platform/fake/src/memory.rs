@@ -1,0 +1,328 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Memory, and who owns each granule of it.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tsm_platform::{
+    GRANULE_SIZE, Granule, GranuleMemory, GranuleRange, HostFault, HostMemory, HostPa, MemoryError,
+    Object, PlatformError,
+};
+
+use crate::{DRAM_BASE, DRAM_TOP, Fake, FaultPoint, MMIO_BASE, MMIO_TOP, granule, lock};
+
+const BYTES: usize = 4096;
+const ENTRIES: usize = 512;
+
+/// A world that a granule belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The host's.
+    Host,
+    /// The TSM's and its guests'.
+    Realm,
+}
+
+enum Content {
+    Raw(Box<[u8; BYTES]>),
+    Table(Box<[u64; ENTRIES]>),
+    Object(Box<dyn Any + Send>),
+    Borrowed,
+}
+
+/// Granules that were ever touched; the others are raw and zero.
+#[derive(Default)]
+pub(crate) struct Memory {
+    granules: BTreeMap<Granule, Content>,
+    realm: BTreeSet<Granule>,
+}
+
+const fn is_memory(address: u64) -> bool {
+    DRAM_BASE <= address && address < DRAM_TOP
+}
+
+impl Memory {
+    pub(crate) fn give(&mut self, range: GranuleRange, owner: Owner) -> Result<(), PlatformError> {
+        let inside = |base, top| base <= range.base() && range.top() <= top;
+        if !inside(DRAM_BASE, DRAM_TOP) && !inside(MMIO_BASE, MMIO_TOP) {
+            return Err(PlatformError::Refused);
+        }
+        for granule in range.granules() {
+            match owner {
+                Owner::Realm => self.realm.insert(granule),
+                Owner::Host => self.realm.remove(&granule),
+            };
+        }
+        Ok(())
+    }
+
+    fn owner(&self, granule: Granule) -> Owner {
+        if self.realm.contains(&granule) {
+            Owner::Realm
+        } else {
+            Owner::Host
+        }
+    }
+
+    fn content(&mut self, granule: Granule) -> Result<&mut Content, MemoryError> {
+        if !is_memory(granule.address()) || self.owner(granule) != Owner::Realm {
+            return Err(MemoryError::NotOwned);
+        }
+        let content = self.touch(granule);
+        if matches!(content, Content::Borrowed) {
+            Err(MemoryError::InUse)
+        } else {
+            Ok(content)
+        }
+    }
+
+    fn touch(&mut self, granule: Granule) -> &mut Content {
+        self.granules
+            .entry(granule)
+            .or_insert_with(|| Content::Raw(Box::new([0; BYTES])))
+    }
+
+    fn raw(&mut self, granule: Granule) -> Result<&mut [u8; BYTES], MemoryError> {
+        match self.content(granule)? {
+            Content::Raw(bytes) => Ok(bytes),
+            _ => Err(MemoryError::WrongKind),
+        }
+    }
+
+    fn table(&mut self, granule: Granule) -> Result<&mut [u64; ENTRIES], MemoryError> {
+        match self.content(granule)? {
+            Content::Table(entries) => Ok(entries),
+            _ => Err(MemoryError::WrongKind),
+        }
+    }
+
+    fn host_bytes(&mut self, at: u64) -> Result<&mut u8, HostFault> {
+        let granule = Granule::containing(at);
+        if !is_memory(at) || self.owner(granule) != Owner::Host {
+            return Err(HostFault);
+        }
+        match self.touch(granule) {
+            Content::Raw(bytes) => Ok(&mut bytes[(at % GRANULE_SIZE) as usize]),
+            _ => Err(HostFault),
+        }
+    }
+}
+
+impl Fake {
+    /// Returns who owns the granule that holds `address`.
+    #[must_use]
+    pub fn owner(&self, address: u64) -> Owner {
+        lock(&self.memory).owner(Granule::containing(address))
+    }
+
+    /// Returns how many granules the host has not got back.
+    #[must_use]
+    pub fn granules_of_realms(&self) -> usize {
+        lock(&self.memory).realm.len()
+    }
+
+    /// Stores as the host's CPU does: `None` if the store faults.
+    pub fn host_store(&self, at: u64, data: &[u8]) -> Option<()> {
+        let mut memory = lock(&self.memory);
+        for (at, byte) in (at..).zip(data) {
+            *memory.host_bytes(at).ok()? = *byte;
+        }
+        Some(())
+    }
+
+    /// Loads `length` bytes as the host's CPU does: `None` if the load faults.
+    #[must_use]
+    pub fn host_load(&self, at: u64, length: usize) -> Option<Vec<u8>> {
+        let mut memory = lock(&self.memory);
+        (at..)
+            .take(length)
+            .map(|at| memory.host_bytes(at).ok().copied())
+            .collect()
+    }
+
+    /// Returns the bytes of a raw granule, whoever owns it; `None` if it holds something else.
+    #[must_use]
+    pub fn peek(&self, address: u64) -> Option<[u8; BYTES]> {
+        match lock(&self.memory).touch(granule(address)) {
+            Content::Raw(bytes) => Some(**bytes),
+            _ => None,
+        }
+    }
+
+    /// Returns every raw granule and table that is not all zero, to compare states.
+    #[must_use]
+    pub fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
+        let memory = lock(&self.memory);
+        let bytes = memory.granules.iter().filter_map(|(granule, content)| {
+            let bytes = match content {
+                Content::Raw(bytes) => bytes.to_vec(),
+                Content::Table(entries) => entries
+                    .iter()
+                    .flat_map(|entry| entry.to_le_bytes())
+                    .collect(),
+                Content::Object(_) => vec![1],
+                Content::Borrowed => vec![2],
+            };
+            bytes
+                .iter()
+                .any(|byte| *byte != 0)
+                .then_some((granule.address(), bytes))
+        });
+        bytes.collect()
+    }
+
+    /// Reads an entry as a table walker does, whatever the granule is.
+    pub(crate) fn walker_read(&self, table: u64, index: usize) -> Option<u64> {
+        match lock(&self.memory).touch(granule(table)) {
+            Content::Table(entries) => entries.get(index).copied(),
+            _ => None,
+        }
+    }
+
+    /// Copies within one granule of the TSM as a guest does through its translations.
+    pub(crate) fn guest_copy(
+        &self,
+        at: u64,
+        length: usize,
+        copy: impl FnOnce(&mut [u8]),
+    ) -> Option<()> {
+        let mut memory = lock(&self.memory);
+        let offset = (at % GRANULE_SIZE) as usize;
+        match memory.touch(Granule::containing(at)) {
+            Content::Raw(bytes) => {
+                copy(bytes.get_mut(offset..offset.checked_add(length)?)?);
+                Some(())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl HostMemory for Fake {
+    fn host_read(&self, from: HostPa, out: &mut [u8]) -> Result<(), HostFault> {
+        self.reach(FaultPoint::HostRead).map_err(|()| HostFault)?;
+        let bytes = self.host_load(from.0, out.len()).ok_or(HostFault)?;
+        out.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn host_write(&self, to: HostPa, data: &[u8]) -> Result<(), HostFault> {
+        self.reach(FaultPoint::HostWrite).map_err(|()| HostFault)?;
+        self.host_store(to.0, data).ok_or(HostFault)
+    }
+}
+
+fn part(offset: usize, length: usize) -> Result<std::ops::Range<usize>, MemoryError> {
+    let end = offset.checked_add(length).filter(|end| *end <= BYTES);
+    end.map(|end| offset..end).ok_or(MemoryError::TooLarge)
+}
+
+impl GranuleMemory for Fake {
+    fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
+        lock(&self.memory).raw(granule)?.fill(0);
+        Ok(())
+    }
+
+    fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
+        let part = part(offset, out.len())?;
+        out.copy_from_slice(&lock(&self.memory).raw(granule)?[part]);
+        Ok(())
+    }
+
+    fn write(&self, granule: Granule, offset: usize, data: &[u8]) -> Result<(), MemoryError> {
+        let part = part(offset, data.len())?;
+        lock(&self.memory).raw(granule)?[part].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
+        if size_of::<T>() > BYTES {
+            return Err(MemoryError::TooLarge);
+        }
+        let mut memory = lock(&self.memory);
+        memory.raw(granule)?;
+        *memory.content(granule)? = Content::Object(Box::new(value));
+        Ok(())
+    }
+
+    fn with<T: Object, R>(
+        &self,
+        granule: Granule,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, MemoryError> {
+        let mut boxed = {
+            let mut memory = lock(&self.memory);
+            let content = memory.content(granule)?;
+            match std::mem::replace(content, Content::Borrowed) {
+                Content::Object(value) if value.is::<T>() => value,
+                other => {
+                    *content = other;
+                    return Err(MemoryError::WrongKind);
+                }
+            }
+        };
+        let result = boxed
+            .downcast_mut::<T>()
+            .map(work)
+            .ok_or(MemoryError::WrongKind);
+        lock(&self.memory)
+            .granules
+            .insert(granule, Content::Object(boxed));
+        result
+    }
+
+    fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        match memory.content(granule)? {
+            content @ Content::Object(_) => {
+                let holds = matches!(&*content, Content::Object(value) if value.is::<T>());
+                if !holds {
+                    return Err(MemoryError::WrongKind);
+                }
+                *content = Content::Raw(Box::new([0; BYTES]));
+                Ok(())
+            }
+            _ => Err(MemoryError::WrongKind),
+        }
+    }
+
+    fn table_create(
+        &self,
+        granule: Granule,
+        mut fill: impl FnMut(usize) -> u64,
+    ) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        memory.raw(granule)?;
+        let entries = Box::new(std::array::from_fn(&mut fill));
+        *memory.content(granule)? = Content::Table(entries);
+        Ok(())
+    }
+
+    fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
+        let mut memory = lock(&self.memory);
+        memory
+            .table(granule)?
+            .get(index)
+            .copied()
+            .ok_or(MemoryError::TooLarge)
+    }
+
+    fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        let slot = memory
+            .table(granule)?
+            .get_mut(index)
+            .ok_or(MemoryError::TooLarge)?;
+        *slot = entry;
+        Ok(())
+    }
+
+    fn table_discard(&self, granule: Granule) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        memory.table(granule)?;
+        *memory.content(granule)? = Content::Raw(Box::new([0; BYTES]));
+        Ok(())
+    }
+}
