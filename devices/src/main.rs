@@ -28,7 +28,7 @@ struct Arguments {
     /// QEMU's machine protocol socket, to learn where the function's BARs are.
     #[arg(long, value_name = "SOCKET")]
     qmp: Option<PathBuf>,
-    /// The function's id in QEMU; without it the NVMe controller behind a bridge.
+    /// The function's id in QEMU; without it the NVMe controller that is not on root bus 0.
     #[arg(long, value_name = "ID", requires = "qmp")]
     qdev_id: Option<String>,
     /// BAR 0 where there is no machine to ask.

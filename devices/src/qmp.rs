@@ -35,7 +35,7 @@ pub struct MachineMonitor(Arc<Mutex<Snapshot>>);
 
 impl MachineMonitor {
     /// Starts watching the machine at `socket` for the NVMe function with `qdev_id`, or, without
-    /// an id, for the one behind a bridge, else the first. The socket need not exist yet.
+    /// an id, for the one that is not on root bus 0, else the first. The socket need not exist yet.
     #[must_use]
     pub fn watch(socket: &Path, qdev_id: Option<&str>) -> Self {
         let monitor = Self::default();
@@ -110,27 +110,22 @@ impl FunctionSource for MachineMonitor {
 fn find(buses: &Value, qdev_id: Option<&str>) -> Option<FunctionView> {
     let mut found = Vec::new();
     for bus in buses.as_array()? {
-        collect(bus.get("devices"), false, &mut found);
+        // A root bus of its own sets a device apart as a bridge does.
+        let apart = bus.get("bus").and_then(Value::as_u64) != Some(0);
+        collect(bus.get("devices"), apart, &mut found);
     }
     let chosen = match qdev_id {
         Some(id) => found
             .iter()
             .find(|(_, device)| text(device, "qdev_id") == Some(id)),
-        None => found
-            .iter()
-            .find(|(behind_bridge, _)| *behind_bridge)
-            .or(found.first()),
+        None => found.iter().find(|(apart, _)| *apart).or(found.first()),
     };
     chosen.map(|(_, device)| view(device))
 }
 
-/// Lists NVMe functions and whether each is behind a bridge. Bus numbers say nothing of that before
-/// the host has set them.
-fn collect<'a>(
-    devices: Option<&'a Value>,
-    behind_bridge: bool,
-    found: &mut Vec<(bool, &'a Value)>,
-) {
+/// Lists NVMe functions and whether each is apart from root bus 0. Bus numbers behind bridges say
+/// nothing of that before the host has set them.
+fn collect<'a>(devices: Option<&'a Value>, apart: bool, found: &mut Vec<(bool, &'a Value)>) {
     for device in devices.and_then(Value::as_array).into_iter().flatten() {
         let id = |name| {
             device
@@ -141,7 +136,7 @@ fn collect<'a>(
         if (id("vendor"), id("device"), class)
             == (Some(NVME_VENDOR), Some(NVME_DEVICE), Some(NVME_CLASS))
         {
-            found.push((behind_bridge, device));
+            found.push((apart, device));
         }
         collect(device.pointer("/pci_bridge/devices"), true, found);
     }
@@ -219,6 +214,15 @@ mod tests {
                 bars
             })
         );
+    }
+
+    #[test]
+    fn the_function_on_another_root_bus_is_ours() {
+        let machine = json!([
+            { "bus": 0, "devices": [nvme(0, "", 0x1000_0000)] },
+            { "bus": 1, "devices": [nvme(1, "", 0x1020_0000)] },
+        ]);
+        assert_eq!(find(&machine, None).unwrap().rid, Some(0x010a));
     }
 
     #[test]
