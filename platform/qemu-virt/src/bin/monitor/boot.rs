@@ -1,0 +1,271 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! From reset to the first world.
+
+use core::slice;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use spin::mutex::SpinMutex;
+use tsm_monitor::arch::el3::{El3, Extensions};
+use tsm_monitor::arch::enter;
+use tsm_monitor::fdt::{self, Edits, Fdt};
+use tsm_monitor::gpt::{Gpi, Gpt, Level0, Level1};
+use tsm_monitor::manifest::{self, Region};
+use tsm_monitor::psci::Start;
+use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor, World};
+
+use crate::board::{self, PROCESSOR, QemuVirt};
+use crate::mmio::HOST_WINDOW;
+use crate::{gic, log, pci};
+
+/// The monitor of this machine.
+pub static MONITOR: Monitor<QemuVirt, El3> = Monitor::new(QemuVirt::new(), PROCESSOR);
+
+/// Level 1 tables that fit into SRAM beside everything else: DRAM up to 108 GiB can be delegated.
+const TABLES: usize = 110;
+static LEVEL0: Level0 = Level0::new();
+// Not zeroed at boot: a table is filled when it is taken.
+#[unsafe(link_section = ".bss.tables")]
+static LEVEL1: [Level1; TABLES] = [const { Level1::new() }; TABLES];
+
+/// Value of GPTBR_EL3, once the tables are made and other processors may start. The word that says so
+/// is not zero by accident of an uninitialised SRAM.
+#[unsafe(link_section = ".bss.ready")]
+static READY: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+const MAGIC: u64 = 0x5472_6f70_7469_4d21;
+
+/// Where the edited device tree is put together.
+static SCRATCH: SpinMutex<[u8; 0x1_0000]> = SpinMutex::new([0; 0x1_0000]);
+
+/// Boots the machine on the first processor. `cpu` is its block of SRAM, which nobody else uses.
+#[unsafe(no_mangle)]
+extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
+    board::block_dma();
+    log::start();
+    let extensions = Extensions::read().expect("a processor with RME");
+    let (machine, tree_size) = read_tree();
+    let processors = machine.processors.clamp(1, MAX_PROCESSORS);
+    assert!(gic::start(processors));
+
+    let (layout, gpt) = make_layout(&machine, processors);
+    let base = gpt.base_register();
+    PROCESSOR.prepare(base);
+    let layout = take_devices(layout);
+    edit_tree(tree_size, &layout);
+    write_manifest(&layout);
+    MONITOR.configure(layout, gpt);
+    defmt::info!(
+        "{=usize} processors, {=u64} MiB for the host, keys {=bool}",
+        processors,
+        layout
+            .dram
+            .iter()
+            .fold(0, |sum, bank| sum + (bank.size >> 20)),
+        layout.hidden.is_some()
+    );
+
+    READY[1].store(base, Ordering::Relaxed);
+    READY[0].store(MAGIC, Ordering::Release);
+    PROCESSOR.prepare_interrupts();
+    PROCESSOR.set_parked(false);
+    // SAFETY: the block is this processor's; `make_cpu` writes it before anybody reads it.
+    let cpu = unsafe { make_cpu(cpu, 0, extensions) };
+    MONITOR.cold_boot(
+        cpu,
+        Start {
+            entry: board::HOST_ENTRY,
+            context: board::DEVICE_TREE,
+        },
+    );
+    go(cpu)
+}
+
+/// Parks a processor until the host starts it.
+#[unsafe(no_mangle)]
+extern "C" fn monitor_parked(cpu: *mut Cpu, index: usize) -> ! {
+    PROCESSOR.prepare_interrupts();
+    while READY[0].load(Ordering::Acquire) != MAGIC {
+        board::park_once();
+    }
+    PROCESSOR.prepare(READY[1].load(Ordering::Relaxed));
+    let extensions = Extensions::read().expect("a processor with RME");
+    // SAFETY: the block is this processor's; `make_cpu` writes it before anybody reads it.
+    let cpu = unsafe { make_cpu(cpu, index, extensions) };
+    while !MONITOR.warm_boot(cpu) {
+        board::park_once();
+    }
+    PROCESSOR.set_parked(false);
+    go(cpu)
+}
+
+/// Writes the state of a processor that starts.
+///
+/// # Safety
+/// `cpu` is aligned, writable, and nobody else's.
+unsafe fn make_cpu<'a>(cpu: *mut Cpu, index: usize, extensions: Extensions) -> &'a mut Cpu {
+    // SAFETY: the caller's promise.
+    let cpu = unsafe {
+        cpu.write(Cpu::new(index));
+        &mut *cpu
+    };
+    cpu.extensions = extensions.word();
+    cpu
+}
+
+/// Enters the world that `cpu` says.
+fn go(cpu: &mut Cpu) -> ! {
+    let context: *mut Context = cpu.context();
+    // SAFETY: TPIDR_EL3 was set to this processor's `Cpu` at reset, of which this is a context; the stack
+    // of the boot is not needed any more.
+    unsafe { enter(context) }
+}
+
+/// Handles a synchronous exception; the vectors call it.
+#[unsafe(no_mangle)]
+extern "C" fn monitor_exception(cpu: &mut Cpu, esr: u64) -> *mut Context {
+    match MONITOR.exception(cpu, esr) {
+        World::NonSecure => &raw mut cpu.host,
+        World::Realm => &raw mut cpu.realm,
+    }
+}
+
+/// Ends everything: an exception that the monitor cannot have caused.
+#[unsafe(no_mangle)]
+extern "C" fn monitor_unexpected(vector: u64) -> ! {
+    let esr = tsm_monitor::read_register!("esr_el3");
+    let elr = tsm_monitor::read_register!("elr_el3");
+    let far = tsm_monitor::read_register!("far_el3");
+    defmt::error!(
+        "vector {=u64}: ESR {=u64:#x} ELR {=u64:#x} FAR {=u64:#x}",
+        vector,
+        esr,
+        elr,
+        far
+    );
+    MONITOR.board().power_off()
+}
+
+/// Returns the host's memory that holds the device tree; only the monitor runs.
+fn tree_memory<'a>(size: usize) -> &'a mut [u8] {
+    // SAFETY: DRAM starts there, at least 64 MiB of it, mapped writable in the host window. No other
+    // processor and no device touches it before the first world is entered, and callers hold one
+    // slice at a time.
+    unsafe { slice::from_raw_parts_mut((HOST_WINDOW + board::DEVICE_TREE) as *mut u8, size) }
+}
+
+/// Largest device tree, in bytes: QEMU's room for it.
+const LARGEST_TREE: usize = 0x10_0000;
+
+fn read_tree() -> (fdt::Machine, usize) {
+    let tree = Fdt::new(tree_memory(LARGEST_TREE)).expect("a device tree");
+    let machine = tree.machine().expect("a whole device tree");
+    (machine, tree.total_size() as usize)
+}
+
+/// Makes the granule protection tables and what the monitor knows of memory.
+fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
+    let mut layout = Layout {
+        processors,
+        ..Layout::default()
+    };
+    let mut banks = layout.dram.iter_mut();
+    let mut add = |region: Region| {
+        if region.size != 0 {
+            *banks.next().expect("few banks of memory") = region;
+        }
+    };
+    let mut gpt = Gpt::new(&LEVEL0, &LEVEL1, Gpi::NonSecure);
+    for bank in &machine.memory {
+        // A bank around the TSM is two for the host.
+        let (below, above) = (
+            board::TSM.base.min(bank.top()),
+            board::TSM.top().max(bank.base),
+        );
+        if bank.base < below {
+            add(Region {
+                base: bank.base,
+                size: below - bank.base,
+            });
+        }
+        if above < bank.top() {
+            add(Region {
+                base: above,
+                size: bank.top() - above,
+            });
+        }
+        let mut gib = bank.base;
+        while gib < bank.top() {
+            // Memory beyond the last table stays the host's for good.
+            let _full = gpt.split(gib);
+            gib += 1 << 30;
+        }
+    }
+    for (region, owner) in board::OWNERS {
+        gpt.assign(region.base, region.size, *owner)
+            .expect("enough tables");
+    }
+    // The window without its end, which the key configuration unit has; and what is above that.
+    let unit = board::KEY_UNIT;
+    let window = board::PCI_MMIO;
+    layout.device_memory = [
+        Region {
+            base: window.base,
+            size: unit.base - window.base,
+        },
+        Region {
+            base: unit.top(),
+            size: window.top() - unit.top(),
+        },
+    ];
+    (layout, gpt)
+}
+
+/// Takes the key configuration unit, if there is one.
+fn take_devices(mut layout: Layout) -> Layout {
+    if pci::take_key_unit() {
+        MONITOR.board().set_keys();
+        layout.reserved = board::KEY_UNIT;
+        layout.hidden = Some(pci::KEY_UNIT);
+    }
+    layout
+}
+
+/// Tells the host what it has and what it has not.
+fn edit_tree(size: usize, layout: &Layout) {
+    let edits = Edits {
+        reserved: board::TSM,
+        reserved_mmio: layout.reserved,
+        nodes: &[b"fw-cfg", b"virtio_mmio", b"smmuv3", b"its"],
+        properties: &[b"iommu-map", b"msi-map"],
+    };
+    let mut scratch = SCRATCH.lock();
+    let edited = {
+        let tree = Fdt::new(tree_memory(size)).expect("a device tree");
+        tree.edit(&mut *scratch, &edits)
+            .expect("room for the device tree")
+    };
+    let edited = scratch.get(..edited).expect("its size");
+    tree_memory(size)
+        .get_mut(..edited.len())
+        .expect("room for the device tree")
+        .copy_from_slice(edited);
+}
+
+fn write_manifest(layout: &Layout) {
+    let mut ports = [0; 8];
+    let count = pci::root_ports(&mut ports);
+    let banks = layout.dram.iter().take_while(|bank| bank.size != 0).count();
+    let machine = manifest::Machine {
+        dram: &layout.dram[..banks],
+        device_memory: &[board::PCI_MMIO],
+        smmu: board::SMMU.base,
+        ecam: board::ECAM.base,
+        root_ports: &ports[..count],
+    };
+    let mut words = [0; manifest::WORDS];
+    manifest::write(&mut words, QemuVirt::SHARED_PAGE, &machine).expect("a small machine");
+    for (index, word) in words.iter().enumerate() {
+        MONITOR.board().share(8 * index, &word.to_le_bytes());
+    }
+}

@@ -1,0 +1,60 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Device registers and memory of other worlds, through the windows that `translation` makes.
+
+use core::ptr;
+
+/// Offset of the window through which the monitor makes non-secure accesses.
+pub const HOST_WINDOW: u64 = 1 << 39;
+/// Offset of the window through which the monitor makes Realm accesses.
+pub const REALM_WINDOW: u64 = 2 << 39;
+
+/// A range of device registers, or of another world's memory.
+#[derive(Clone, Copy)]
+pub struct Mmio {
+    base: u64,
+    size: u64,
+}
+
+impl Mmio {
+    /// Names `size` bytes at the virtual address `base`.
+    ///
+    /// # Safety
+    /// The range is mapped writable, holds no Rust object, and is one of devices or of memory that
+    /// other worlds may change at any time.
+    pub const unsafe fn new(base: u64, size: u64) -> Self {
+        Self { base, size }
+    }
+
+    /// Returns the address of `bytes` bytes at `offset`.
+    fn at(self, offset: u64, bytes: u64) -> u64 {
+        assert!(offset.is_multiple_of(bytes) && offset < self.size);
+        self.base + offset
+    }
+
+    /// Reads 32 bits at an aligned offset.
+    pub fn read(self, offset: u64) -> u32 {
+        // SAFETY: `at` keeps the access inside the range that `new` was promised, and aligned.
+        unsafe { ptr::read_volatile(self.at(offset, 4) as *const u32) }
+    }
+
+    /// Writes 32 bits at an aligned offset.
+    pub fn write(self, offset: u64, value: u32) {
+        // SAFETY: as in `read`.
+        unsafe { ptr::write_volatile(self.at(offset, 4) as *mut u32, value) }
+    }
+
+    /// Writes 8 bits.
+    pub fn write_byte(self, offset: u64, value: u8) {
+        // SAFETY: as in `read`.
+        unsafe { ptr::write_volatile(self.at(offset, 1) as *mut u8, value) }
+    }
+
+    /// Polls a register until `done` accepts it; returns false if it does not within a bounded time.
+    #[must_use]
+    pub fn poll(self, offset: u64, done: impl Fn(u32) -> bool) -> bool {
+        const ATTEMPTS: u32 = 1_000_000;
+        (0..ATTEMPTS).any(|_| done(self.read(offset)))
+    }
+}
