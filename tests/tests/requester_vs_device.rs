@@ -29,9 +29,12 @@ const STREAM: u8 = 3;
 const BAR: u64 = 0x1020_0000;
 const FIRMWARE: &[u8] = b"what the device runs";
 
-/// Keys of the root port by stream and place.
+/// Keys by stream and place.
+type Keys = HashMap<(u8, usize), [u8; 32]>;
+
+/// The root port's end of the link.
 #[derive(Clone, Default)]
-struct RootPort(Arc<Mutex<HashMap<(u8, usize), [u8; 32]>>>);
+struct RootPort(Arc<Mutex<Keys>>);
 
 impl LinkKeys for RootPort {
     fn keys(&mut self, stream: u8) -> EndKeys {
