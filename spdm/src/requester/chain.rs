@@ -269,6 +269,3 @@ impl Walker {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -17,6 +17,7 @@ mod discover;
 mod establish;
 mod phase;
 mod session;
+mod state;
 
 pub use self::api::{
     Config, Digests, Input, MAX_MESSAGE, MIN_BUFFER, Object, Operation, Outcome, Output, Protocol,
@@ -25,11 +26,10 @@ pub use self::api::{
 pub use self::phase::{Event, Phase, TRANSITIONS};
 pub use self::session::MAX_PAYLOAD;
 
-use self::discover::{
-    Discovered, ReadAlgorithms, ReadCapabilities, ReadCertificate, ReadDigests, ReadVersion,
-};
-use self::establish::{Challenged, Exchanging, Finishing};
-use self::session::{Session, Task};
+use self::discover::ReadVersion;
+use self::establish::{Challenged, Exchanging};
+use self::session::Task;
+use self::state::{Answer, Next, Progress, Request, Shared, State};
 use crate::crypto::{Ecdhe, KeyAgreement, NoEntropy, PublicKey, Random, Transcript, sha384};
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::error::{ErrorCode, ErrorResponse};
@@ -43,193 +43,6 @@ const ANSWER_TIME_MS: u32 = 1000;
 const MAX_RETRIES: u8 = 8;
 /// Microseconds to wait before the first retry. The wait doubles each time.
 const FIRST_RETRY_US: u32 = 2_000;
-
-/// Each phase with the data that is valid in it.
-enum State<K> {
-    Start,
-    Version(ReadVersion),
-    Capabilities(ReadCapabilities),
-    Algorithms(ReadAlgorithms),
-    Digests(ReadDigests),
-    Certificate(ReadCertificate),
-    Discovered(Discovered),
-    Challenge(Challenged),
-    KeyExchange(Exchanging<K>),
-    Finish(Finishing),
-    Session(Session, Task),
-    Ended,
-    Dead,
-}
-
-impl<K> State<K> {
-    const fn phase(&self) -> Phase {
-        match self {
-            Self::Start => Phase::Start,
-            Self::Version(_) => Phase::Version,
-            Self::Capabilities(_) => Phase::Capabilities,
-            Self::Algorithms(_) => Phase::Algorithms,
-            Self::Digests(_) => Phase::Digests,
-            Self::Certificate(_) => Phase::Certificate,
-            Self::Discovered(_) => Phase::Discovered,
-            Self::Challenge(_) => Phase::Challenge,
-            Self::KeyExchange(_) => Phase::KeyExchange,
-            Self::Finish(_) => Phase::Finish,
-            Self::Session(_, task) => task.phase(),
-            Self::Ended => Phase::Ended,
-            Self::Dead => Phase::Dead,
-        }
-    }
-}
-
-/// What the states share: it outlives each of them.
-struct Shared {
-    config: Config,
-    digests: Digests,
-    /// The transcript of the phase, with the request that is to be answered.
-    pending: Transcript,
-    /// Milliseconds that the device may need for cryptography.
-    crypto_time_ms: u32,
-    /// Bytes of the largest message that the device takes.
-    request_limit: u32,
-}
-
-impl Shared {
-    /// Branches off `transcript` with the request that is the first `len` bytes of `out`.
-    fn branch(&mut self, transcript: &Transcript, out: &[u8], len: usize) {
-        self.pending = transcript.clone().with(out.get(..len).unwrap_or_default());
-    }
-
-    /// Returns the branch with an answer, or a part of one, appended.
-    fn joined(&self, answer: &[u8]) -> Transcript {
-        self.pending.clone().with(answer)
-    }
-}
-
-/// Where a good answer leads.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is no heap to keep the large one on"
-)]
-enum Next<K> {
-    /// To another state.
-    State(State<K>),
-    /// To another task of the same session.
-    Task(Task),
-    /// Nowhere; the state has taken what it needed.
-    Stay,
-}
-
-/// What a good answer does.
-struct Progress<K> {
-    event: Event,
-    next: Next<K>,
-    /// What to keep of the answer, by offset in the message.
-    cache: Option<Slice>,
-    /// What came of the operation, if it is done.
-    outcome: Option<Outcome>,
-}
-
-impl<K> Progress<K> {
-    const fn to(state: State<K>) -> Self {
-        Self {
-            event: Event::Answer,
-            next: Next::State(state),
-            cache: None,
-            outcome: None,
-        }
-    }
-
-    const fn to_task(task: Task) -> Self {
-        Self {
-            event: Event::Answer,
-            next: Next::Task(task),
-            cache: None,
-            outcome: None,
-        }
-    }
-
-    fn caching(self, object: Object, offset: usize, len: usize) -> Self {
-        Self {
-            cache: Some(Slice {
-                object,
-                offset,
-                len,
-            }),
-            ..self
-        }
-    }
-
-    fn done(self, outcome: Outcome) -> Self {
-        Self {
-            outcome: Some(outcome),
-            ..self
-        }
-    }
-}
-
-/// An answer, taken out of its record, with the padding of the mailbox if it had no record.
-#[derive(Clone, Copy)]
-struct Answer<'a> {
-    bytes: &'a [u8],
-    padding: usize,
-}
-
-impl<'a> Answer<'a> {
-    /// Returns the message alone, which is `used` bytes long.
-    fn exact(&self, used: usize) -> Result<&'a [u8], Error> {
-        let (message, rest) = self
-            .bytes
-            .split_at_checked(used)
-            .ok_or(Malformed::Truncated)?;
-        if rest.len() > self.padding {
-            return Err(PeerMisbehaved::TrailingBytes.into());
-        }
-        Ok(message)
-    }
-
-    /// Checks that the message is the header `code` and no more, and returns it.
-    fn bare(&self, code: Code) -> Result<Header, Error> {
-        let (header, used) = Header::parse(self.bytes, code)?;
-        self.exact(used)?;
-        Ok(header)
-    }
-}
-
-/// What is known of a request once it is written.
-struct Request {
-    /// Bytes of the message, before it is sealed.
-    len: usize,
-    /// Whether the device needs time for cryptography.
-    slow: bool,
-    /// The object that the request is part of.
-    cache: Option<Object>,
-}
-
-impl Request {
-    const fn quick(len: usize) -> Self {
-        Self {
-            len,
-            slow: false,
-            cache: None,
-        }
-    }
-
-    const fn slow(len: usize) -> Self {
-        Self {
-            len,
-            slow: true,
-            cache: None,
-        }
-    }
-
-    const fn in_vca(len: usize) -> Self {
-        Self {
-            len,
-            slow: false,
-            cache: Some(Object::Vca),
-        }
-    }
-}
 
 /// A requester for one conversation. `K` is how the session's secret is agreed on.
 pub struct Requester<K = Ecdhe> {

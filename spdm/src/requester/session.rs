@@ -284,3 +284,6 @@ fn vendor_answered<K>(payload: &Payload, answer: Answer<'_>) -> Result<Progress<
     };
     Ok(Progress::to_task(Task::Idle).done(outcome))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Order, refusals, retries and limits.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use tsm_spdm::crypto::sha384;
+use tsm_spdm::wire::Code;
+use tsm_spdm::wire::error::ErrorCode;
+use tsm_spdm::{
+    Error, Input, MAX_PAYLOAD, MIN_BUFFER, NoEntropy, Operation, Outcome, Output, PeerMisbehaved,
+    Phase,
+};
+
+use crate::responder::{Pair, Responder, error};
+
+const MEASURE: Operation = Operation::Measure {
+    nonce: [3; 32],
+    raw: false,
+};
+
+/// Answers of a whole conversation, once each.
+const ANSWERS: [Code; 13] = [
+    Code::VERSION,
+    Code::CAPABILITIES,
+    Code::ALGORITHMS,
+    Code::DIGESTS,
+    Code::CERTIFICATE,
+    Code::CHALLENGE_AUTH,
+    Code::KEY_EXCHANGE_RSP,
+    Code::FINISH_RSP,
+    Code::MEASUREMENTS,
+    Code::VENDOR_DEFINED_RESPONSE,
+    Code::HEARTBEAT_ACK,
+    Code::KEY_UPDATE_ACK,
+    Code::END_SESSION_ACK,
+];
+
+/// Answers whose exchange changes the device's state: it would have to be busy before that.
+const ONCE: [Code; 3] = [
+    Code::FINISH_RSP,
+    Code::KEY_UPDATE_ACK,
+    Code::END_SESSION_ACK,
+];
+
+fn everything(pair: &mut Pair) -> Result<(), Error> {
+    pair.establish()?;
+    pair.operate(MEASURE)?;
+    pair.vendor(&[1; MAX_PAYLOAD])?;
+    pair.operate(Operation::Heartbeat)?;
+    pair.operate(Operation::UpdateKeys)?;
+    pair.operate(Operation::End).map(|_| ())
+}
+
+/// Lets the device refuse the first `times` requests that lead to `code`.
+fn refuse(pair: &mut Pair, code: Code, reason: ErrorCode, times: u32) -> Rc<Cell<u32>> {
+    let count = Rc::new(Cell::new(0));
+    let seen = count.clone();
+    pair.responder.before_sealing = Box::new(move |this, message| {
+        if this == code {
+            seen.set(seen.get() + 1);
+            if seen.get() <= times {
+                *message = error(reason);
+            }
+        }
+    });
+    count
+}
+
+#[test]
+fn every_refusal_at_every_step_ends_the_conversation() {
+    // B08.
+    let reasons = [
+        ErrorCode::INVALID_REQUEST,
+        ErrorCode::UNEXPECTED_REQUEST,
+        ErrorCode::SESSION_LIMIT_EXCEEDED,
+        ErrorCode::LARGE_RESPONSE,
+        ErrorCode::RESPONSE_NOT_READY,
+        ErrorCode::REQUEST_RESYNCH,
+        ErrorCode(0xff),
+    ];
+    for code in ANSWERS {
+        for reason in reasons {
+            let mut pair = Pair::new(true);
+            let count = refuse(&mut pair, code, reason, u32::MAX);
+            let refused = Err(Error::Peer(PeerMisbehaved::Refused(reason)));
+            assert_eq!(everything(&mut pair), refused, "{code:?} {reason:?}");
+            assert_eq!(pair.requester.phase(), Phase::Dead);
+            assert_eq!(count.get(), 1, "asked again after {reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_busy_for_ever_is_given_up() {
+    for code in ANSWERS.into_iter().filter(|code| !ONCE.contains(code)) {
+        let mut pair = Pair::new(true);
+        let count = refuse(&mut pair, code, ErrorCode::BUSY, u32::MAX);
+        let busy = Err(Error::Peer(PeerMisbehaved::BusyForever));
+        assert_eq!(everything(&mut pair), busy, "{code:?}");
+        assert_eq!(count.get(), 9);
+    }
+    // Keys have changed already: the request cannot be repeated.
+    let mut pair = Pair::new(true);
+    refuse(&mut pair, Code::KEY_UPDATE_ACK, ErrorCode::BUSY, u32::MAX);
+    let busy = Err(Error::Peer(PeerMisbehaved::Refused(ErrorCode::BUSY)));
+    assert_eq!(everything(&mut pair), busy);
+}
+
+#[test]
+fn a_device_that_is_busy_for_a_while_is_waited_for_longer_and_longer() {
+    // Whatever is not part of a transcript of the device until it answers.
+    let codes = [
+        Code::MEASUREMENTS,
+        Code::VENDOR_DEFINED_RESPONSE,
+        Code::HEARTBEAT_ACK,
+    ];
+    for code in codes {
+        let mut pair = Pair::new(true);
+        refuse(&mut pair, code, ErrorCode::BUSY, 3);
+        assert_eq!(everything(&mut pair), Ok(()), "{code:?}");
+        let delays: Vec<u32> = pair
+            .sent
+            .iter()
+            .filter_map(|output| match output {
+                Output::Send { delay_us, .. } if *delay_us > 0 => Some(*delay_us),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(delays, [2_000, 4_000, 8_000]);
+    }
+}
+
+#[test]
+fn what_is_sent_again_is_kept_and_hashed_once() {
+    let mut pair = Pair::new(true);
+    let mut refusals = 2;
+    // Refuse on the wire, then let the device begin again: GET_VERSION resets it.
+    pair.responder.on_wire = Box::new(move |code, answer| {
+        if code == Code::VERSION && refusals > 0 {
+            refusals -= 1;
+            *answer = error(ErrorCode::BUSY);
+            answer[0] = 0x10;
+        }
+    });
+    assert!(pair.establish().is_ok());
+    assert_eq!(
+        pair.requester.digests().vca(),
+        Some(&sha384(&pair.kept_vca))
+    );
+}
+
+#[test]
+fn an_operation_out_of_order_changes_nothing() {
+    let mut pair = Pair::new(true);
+    let mut out = [0; 4096];
+    let key = pair.responder.public_key();
+    let establish = Operation::Establish { key };
+    let inside = [
+        MEASURE,
+        Operation::Heartbeat,
+        Operation::UpdateKeys,
+        Operation::End,
+    ];
+
+    let refused = |pair: &mut Pair, operations: &[Operation]| {
+        let before = pair.requester.phase();
+        for operation in operations {
+            assert_eq!(pair.requester.start(*operation), Err(Error::Phase));
+            assert_eq!(pair.requester.phase(), before);
+        }
+    };
+    refused(&mut pair, &inside);
+    refused(&mut pair, &[establish]);
+    assert_eq!(pair.step(Input::Begin, &mut out), Err(Error::Phase));
+    assert_eq!(
+        pair.requester.start_vendor(&[0], &mut out),
+        Err(Error::Phase)
+    );
+    assert_eq!(
+        pair.step(Input::Response(&mut [0; 8]), &mut out),
+        Err(Error::Phase)
+    );
+
+    pair.requester.start(Operation::Discover).unwrap();
+    // Started: only the beginning is in order, and once.
+    assert_eq!(
+        pair.step(Input::Response(&mut [0; 8]), &mut out),
+        Err(Error::Phase)
+    );
+    refused(&mut pair, &[Operation::Discover, establish]);
+    let small = &mut [0; MIN_BUFFER - 1];
+    assert_eq!(pair.step(Input::Begin, small), Err(Error::Buffer));
+    let output = pair.step(Input::Begin, &mut out).unwrap();
+    assert_eq!(pair.step(Input::Begin, &mut out), Err(Error::Phase));
+    assert_eq!(pair.carry(output, &mut out), Ok(Outcome::Discovered));
+
+    refused(&mut pair, &inside);
+    refused(&mut pair, &[Operation::Discover]);
+    pair.operate(establish).unwrap();
+    refused(&mut pair, &[Operation::Discover, establish]);
+    assert_eq!(
+        pair.requester.start_vendor(&[], &mut out),
+        Err(Error::Payload)
+    );
+    assert_eq!(
+        pair.requester.start_vendor(&[0; MAX_PAYLOAD + 1], &mut out),
+        Err(Error::Payload)
+    );
+    assert_eq!(
+        pair.requester.start_vendor(&[0], &mut out[..255]),
+        Err(Error::Buffer)
+    );
+    assert_eq!(pair.requester.phase(), Phase::Established);
+    assert_eq!(pair.operate(Operation::Heartbeat), Ok(Outcome::Alive));
+
+    pair.operate(Operation::End).unwrap();
+    refused(&mut pair, &inside);
+    refused(&mut pair, &[Operation::Discover, establish]);
+}
+
+#[test]
+fn no_entropy_is_the_end_wherever_it_is_needed() {
+    let mut out = [0; 4096];
+    let mut pair = Pair::new(true);
+    pair.operate(Operation::Discover).unwrap();
+    let key = pair.responder.public_key();
+    pair.requester.start(Operation::Establish { key }).unwrap();
+    let dry = pair
+        .requester
+        .step(Input::Begin, &mut out, &mut |_| Err(NoEntropy));
+    assert_eq!(dry, Err(Error::NoEntropy));
+    assert_eq!(pair.requester.phase(), Phase::Dead);
+
+    let mut pair = Pair::new(false);
+    pair.establish().unwrap();
+    pair.requester.start(Operation::UpdateKeys).unwrap();
+    let dry = pair
+        .requester
+        .step(Input::Begin, &mut out, &mut |_| Err(NoEntropy));
+    assert_eq!(dry, Err(Error::NoEntropy));
+    assert_eq!(pair.requester.phase(), Phase::Dead);
+}
+
+#[test]
+fn cryptography_is_given_the_time_that_the_device_asked_for() {
+    let mut pair = Pair::new(true);
+    // 2^20 microseconds.
+    pair.responder.before_sealing = Box::new(|code, message| {
+        if code == Code::CAPABILITIES {
+            message[5] = 20;
+        }
+    });
+    pair.establish().unwrap();
+    let timeouts: Vec<u32> = pair
+        .sent
+        .iter()
+        .map(|output| match output {
+            Output::Send { timeout_ms, .. } => *timeout_ms,
+            Output::Done { .. } => unreachable!(),
+        })
+        .collect();
+    // Challenge, key exchange and finish are slow.
+    let (quick, slow) = timeouts.split_at(timeouts.len() - 3);
+    assert!(quick.iter().all(|timeout| *timeout == 1000));
+    assert!(slow.iter().all(|timeout| *timeout == 2049));
+}
+
+#[test]
+fn sessions_follow_each_other_and_none_repeats_a_record() {
+    // B13. One device, a requester for each session.
+    let mut responder = Responder::new();
+    let mut records = BTreeSet::new();
+    for round in 0..20 {
+        let mut pair = Pair {
+            responder,
+            randoms: 3 * round,
+            ..Pair::new(false)
+        };
+        pair.establish().unwrap();
+        let mut out = [0; 4096];
+        let output = pair.requester.start_vendor(&[0, 1], &mut out).unwrap();
+        let Output::Send { len, .. } = output else {
+            panic!()
+        };
+        assert!(records.insert(out[..len].to_vec()));
+        pair.carry(output, &mut out).unwrap();
+        pair.operate(Operation::UpdateKeys).unwrap();
+        pair.operate(Operation::End).unwrap();
+        responder = pair.responder;
+    }
+}
