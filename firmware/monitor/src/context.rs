@@ -46,14 +46,22 @@ macro_rules! el2_registers {
     };
 }
 
-/// Calls the macro named first with the registers of optional extensions: bit of [`Cpu::extensions`],
-/// name of the field, name for the assembler.
-macro_rules! optional_registers {
+/// Calls the macro named first with the registers of extensions that are common, though no processor
+/// must have them: bit of [`Cpu::extensions`], name of the field, name for the assembler.
+macro_rules! common_registers {
     ($with:ident) => {
         $with! {
             // FEAT_NV2: VNCR_EL2. FEAT_ECV_POFF: CNTPOFF_EL2.
             (0, vncr, "s3_4_c2_c2_0")
             (1, cntpoff, "s3_4_c14_c0_6")
+        }
+    };
+}
+
+/// The same, of extensions that are rare: the switch passes all of them at once if none is there.
+macro_rules! rare_registers {
+    ($with:ident) => {
+        $with! {
             // FEAT_TRF: TRFCR_EL2. FEAT_MPAM: MPAM2_EL2. FEAT_MTE2: TFSR_EL2.
             (2, trfcr, "s3_4_c1_c2_1")
             (3, mpam2, "s3_4_c10_c5_0")
@@ -92,20 +100,34 @@ macro_rules! el2_struct {
         pub struct El2 { $(pub $a: u64, pub $b: u64,)* }
     };
 }
-macro_rules! optional_struct {
+macro_rules! common_struct {
     ($(($bit:literal, $field:ident, $name:literal))*) => {
-        /// EL2 registers of optional extensions, of a world that is not running.
+        /// EL2 registers of common extensions, of a world that is not running.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
         #[allow(missing_docs)]
-        pub struct Optional { $(pub $field: u64,)* }
+        pub struct Common { $(pub $field: u64,)* }
+    };
+}
+macro_rules! rare_struct {
+    ($(($bit:literal, $field:ident, $name:literal))*) => {
+        /// EL2 registers of rare extensions, of a world that is not running.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        #[allow(missing_docs)]
+        pub struct Rare { $(pub $field: u64,)* }
     };
 }
 el2_registers!(el2_struct);
-optional_registers!(optional_struct);
+common_registers!(common_struct);
+rare_registers!(rare_struct);
+
+/// Bits of [`Cpu::extensions`] below the rare ones.
+#[cfg(target_arch = "aarch64")]
+pub(crate) const COMMON_BITS: u32 = 2;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use {el2_registers, optional_registers};
+pub(crate) use {common_registers, el2_registers, rare_registers};
 
 /// A world that the monitor switches between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,22 +153,23 @@ pub struct Context {
     pub scr: u64,
     /// The other registers of EL2, valid while the world is not running.
     pub el2: El2,
-    /// The same, of extensions.
-    pub optional: Optional,
+    /// The same, of common extensions.
+    pub common: Common,
+    /// The same, of rare extensions.
+    pub rare: Rare,
 }
 
 /// What the host waits for while R-EL2 runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
+    /// Nothing, and R-EL2 is not running.
+    Idle,
     /// Nothing: R-EL2 boots on this processor.
-    #[default]
     Boot,
     /// The result of an RMI call.
     Call,
-    /// A configuration access.
-    Access(Mediation),
-    /// Nothing, and R-EL2 is not running.
-    Idle,
+    /// The configuration access in [`Cpu::access`].
+    Access,
 }
 
 /// Everything that the monitor keeps of one processor. The assembly knows where the contexts are.
@@ -157,7 +180,7 @@ pub struct Cpu {
     pub host: Context,
     /// R-EL2 on this processor.
     pub realm: Context,
-    /// Which optional registers exist: see [`Optional`].
+    /// Which optional registers exist: see [`Common`] and [`Rare`].
     pub extensions: u64,
     /// The world that was left for the monitor.
     pub current: World,
@@ -165,6 +188,8 @@ pub struct Cpu {
     pub index: usize,
     /// What the host waits for.
     pub pending: Pending,
+    /// A configuration access, while the host waits for one.
+    pub access: Option<Mediation>,
     /// What R-EL2 wants to be told when this processor starts again.
     pub activation_token: u64,
 }
@@ -180,6 +205,7 @@ impl Cpu {
             current: World::NonSecure,
             index,
             pending: Pending::Idle,
+            access: None,
             activation_token: 0,
         }
     }

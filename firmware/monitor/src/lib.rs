@@ -27,6 +27,6 @@ pub mod services;
 
 pub use access::Mediation;
 pub use attestation::AttestationKey;
-pub use context::{Context, Cpu, El2, Optional, Pending, World};
+pub use context::{Common, Context, Cpu, El2, Pending, Rare, World};
 pub use machine::{Board, Event, FaultAddress, Layout, Processor};
 pub use monitor::{MAX_PROCESSORS, Monitor};

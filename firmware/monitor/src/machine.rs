@@ -4,7 +4,7 @@
 //! What the monitor needs from the processor and from the board.
 
 use crate::abort::{Delivery, Level, State};
-use crate::context::{El2, Optional, World};
+use crate::context::{El2, World};
 use crate::keys;
 use crate::manifest::Region;
 
@@ -19,8 +19,8 @@ pub struct FaultAddress {
 
 /// Registers of the processor that runs this code. They are those of the world that was left.
 pub trait Processor {
-    /// Returns the EL2 registers with which a world starts.
-    fn initial_el2(&self, world: World) -> (El2, Optional);
+    /// Returns the EL2 registers with which a world starts; those of extensions start as zero.
+    fn initial_el2(&self) -> El2;
     /// Returns the value of `SCR_EL3` for a world.
     fn security_configuration(&self, world: World) -> u64;
     /// Returns `HCR_EL2`.
@@ -105,6 +105,11 @@ pub trait Board {
     fn reset(&self) -> !;
     /// Returns the key configuration unit, if the board has one.
     fn keys(&self) -> Option<&Self::Keys>;
+    /// Returns whether the monitor performs the host's accesses to `granule` by itself.
+    fn emulates(&self, granule: u64) -> bool;
+    /// Performs one: `bytes` bytes at `address`, which may be unaligned, storing `store` or returning
+    /// what is loaded.
+    fn emulate(&self, address: u64, bytes: u8, store: Option<u64>) -> u64;
     /// Copies `data` into the shared page. The caller has checked that it fits.
     fn share(&self, offset: usize, data: &[u8]);
     /// Puts bytes of R-EL2's log where logs go.

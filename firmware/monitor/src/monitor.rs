@@ -14,7 +14,7 @@ use crate::abort::{self, Cause, GpcSyndrome};
 use crate::access::Mediation;
 use crate::attestation::AttestationKey;
 use crate::context::{Context, Cpu, Pending, World};
-use crate::decode;
+use crate::decode::{self, Direction, Transfer};
 use crate::gpt::{GPCCR, GRANULE, Gpi, Gpt, GptError};
 use crate::keys::{self, KeyError, Slot};
 use crate::machine::{Board, Event, Layout, Processor};
@@ -139,30 +139,39 @@ impl<B: Board, P: Processor> Monitor<B, P> {
     }
 
     fn fresh_context(&self, world: World, entry: u64) -> Context {
-        let (el2, optional) = self.processor.initial_el2(world);
         Context {
-            x: [0; 31],
             elr: entry,
             spsr: SPSR_EL2H,
             scr: self.processor.security_configuration(world),
-            el2,
-            optional,
+            el2: self.processor.initial_el2(),
+            ..Context::default()
         }
     }
 
     /// Handles a synchronous exception of the world `cpu.current`, and returns the world to go on with.
     pub fn exception(&self, cpu: &mut Cpu, esr: u64) -> World {
-        cpu.current = match esr >> 26 & 0x3f {
-            CLASS_SMC64 if cpu.current == World::NonSecure => self.host_call(cpu),
-            CLASS_SMC64 => self.realm_call(cpu),
+        // Calls first: they are the path whose length counts.
+        let class = esr >> 26 & 0x3f;
+        cpu.current = if class != CLASS_SMC64 {
+            self.other_exception(cpu, esr, class)
+        } else if cpu.current == World::NonSecure {
+            self.host_call(cpu)
+        } else {
+            self.realm_call(cpu)
+        };
+        cpu.current
+    }
+
+    #[inline(never)]
+    fn other_exception(&self, cpu: &mut Cpu, esr: u64, class: u64) -> World {
+        match class {
             CLASS_SMC32 => {
                 cpu.context().x[0] = UNKNOWN;
                 cpu.current
             }
             GpcSyndrome::CLASS => self.granule_fault(cpu, GpcSyndrome(esr)),
             _ => self.raise(cpu, esr, Cause::Undefined),
-        };
-        cpu.current
+        }
     }
 
     fn host_call(&self, cpu: &mut Cpu) -> World {
@@ -174,29 +183,39 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             cpu.host.x[0] = UNKNOWN;
             return World::NonSecure;
         }
-        cpu.realm.x[0] = function;
-        for index in 1..8 {
-            cpu.realm.x[index] = cpu.host.x[index];
-        }
+        let [_, a, b, c, d, e, f, g, ..] = cpu.host.x;
+        set_first(&mut cpu.realm, [function, a, b, c, d, e, f, g]);
         cpu.pending = Pending::Call;
         World::Realm
     }
 
-    #[inline(never)]
     fn host_service(&self, cpu: &mut Cpu, function: u64) -> World {
-        let [_, a, b, c, ..] = cpu.host.x;
-        let answer = match function {
+        if psci::in_range(function as u32) {
+            return self.power_service(cpu, function as u32);
+        }
+        let feature = cpu.host.x[1] & FUNCTION;
+        cpu.host.x[0] = match function {
             services::SMCCC_VERSION => services::SMCCC_VERSION_1_2,
-            services::SMCCC_ARCH_FEATURES => match a & FUNCTION {
-                services::SMCCC_VERSION | services::SMCCC_ARCH_FEATURES => 0,
-                _ => UNKNOWN,
-            },
-            _ => match psci::decode(function as u32, [a, b, c]) {
-                Some(call) => self.power_call(cpu, call),
-                None => UNKNOWN,
-            },
+            services::SMCCC_ARCH_FEATURES
+                if matches!(
+                    feature,
+                    services::SMCCC_VERSION | services::SMCCC_ARCH_FEATURES
+                ) =>
+            {
+                0
+            }
+            _ => UNKNOWN,
         };
-        cpu.host.x[0] = answer;
+        World::NonSecure
+    }
+
+    #[inline(never)]
+    fn power_service(&self, cpu: &mut Cpu, function: u32) -> World {
+        let [_, a, b, c, ..] = cpu.host.x;
+        cpu.host.x[0] = match psci::decode(function, [a, b, c]) {
+            Some(call) => self.power_call(cpu, call),
+            None => UNKNOWN,
+        };
         World::NonSecure
     }
 
@@ -268,13 +287,12 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         }
         match cpu.pending {
             Pending::Call => {
-                for index in 0..8 {
-                    cpu.host.x[index] = cpu.realm.x[index + 1];
-                }
+                let [_, a, b, c, d, e, f, g, h, ..] = cpu.realm.x;
+                set_first(&mut cpu.host, [a, b, c, d, e, f, g, h]);
                 cpu.pending = Pending::Idle;
                 World::NonSecure
             }
-            Pending::Access(access) => self.access_answered(cpu, access),
+            Pending::Access => self.access_answered(cpu),
             Pending::Boot | Pending::Idle => {
                 cpu.realm.x[0] = UNKNOWN;
                 World::Realm
@@ -461,12 +479,25 @@ impl<B: Board, P: Processor> Monitor<B, P> {
 
     #[inline(never)]
     fn granule_fault(&self, cpu: &mut Cpu, syndrome: GpcSyndrome) -> World {
-        let access = if cpu.current == World::NonSecure {
-            self.config_access(&cpu.host, syndrome)
-        } else {
-            None
+        let access = match cpu.current {
+            World::NonSecure => self.host_access(&cpu.host, syndrome),
+            World::Realm => None,
         };
-        let Some(mut access) = access else {
+        let Some(HostAccess {
+            address,
+            transfer,
+            value,
+        }) = access
+        else {
+            return self.raise(cpu, syndrome.0, Cause::Gpc(syndrome));
+        };
+        if !B::ECAM.covers(address, 1) {
+            let store = (transfer.direction == Direction::Store).then_some(value);
+            let value = self.board.emulate(address, transfer.bytes, store);
+            complete(&mut cpu.host, transfer, value);
+            return World::NonSecure;
+        }
+        let Some(mut access) = Mediation::new(transfer, address - B::ECAM.base, value) else {
             return self.raise(cpu, syndrome.0, Cause::Gpc(syndrome));
         };
         if self.realm_up.load(Ordering::Acquire) {
@@ -479,11 +510,11 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         Self::finish_access(cpu, &access)
     }
 
-    /// Returns the configuration access that faulted, if it is one that can be performed for the host.
+    /// Returns the access that faulted, if it is one that can be performed for the host.
     ///
     /// The host may have changed the instruction since; then it gets what it wrote. Address and
     /// direction come from the fault, and the instruction must agree.
-    fn config_access(&self, host: &Context, syndrome: GpcSyndrome) -> Option<Mediation> {
+    fn host_access(&self, host: &Context, syndrome: GpcSyndrome) -> Option<HostAccess> {
         const PAGE: u64 = GRANULE - 1;
         const ADDRESS: u64 = (1 << 52) - 1;
         const AARCH32: u64 = 1 << 4;
@@ -491,13 +522,12 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             return None;
         }
         let fault = self.processor.fault_address();
-        let offset = (fault.physical & ADDRESS & !PAGE).wrapping_sub(B::ECAM.base);
-        if offset >= B::ECAM.size {
+        let granule = fault.physical & ADDRESS & !PAGE;
+        if !B::ECAM.covers(granule, GRANULE) && !self.board.emulates(granule) {
             return None;
         }
-        let offset = offset | fault.virtual_address & PAGE;
         let transfer = decode::decode(self.processor.instruction(host.spsr, host.elr)?)?;
-        if (transfer.direction == decode::Direction::Store) != syndrome.is_write() {
+        if (transfer.direction == Direction::Store) != syndrome.is_write() {
             return None;
         }
         let value = host
@@ -505,45 +535,36 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             .get(usize::from(transfer.register))
             .copied()
             .unwrap_or(0);
-        Mediation::new(transfer, offset, value)
+        Some(HostAccess {
+            address: granule | fault.virtual_address & PAGE,
+            transfer,
+            value,
+        })
     }
 
     fn next_piece(cpu: &mut Cpu, access: Mediation) -> World {
         let Some([rid, place, value]) = access.next() else {
             return Self::finish_access(cpu, &access);
         };
-        let x = &mut cpu.realm.x;
-        x[0] = el3::PORTCULLIS_CONFIG_ACCESS;
-        [x[1], x[2], x[3]] = [rid, place, value];
-        x[4..8].fill(0);
-        cpu.pending = Pending::Access(access);
+        let call = [el3::PORTCULLIS_CONFIG_ACCESS, rid, place, value, 0, 0, 0, 0];
+        set_first(&mut cpu.realm, call);
+        cpu.access = Some(access);
+        cpu.pending = Pending::Access;
         World::Realm
     }
 
-    fn access_answered(&self, cpu: &mut Cpu, mut access: Mediation) -> World {
+    #[inline(never)]
+    fn access_answered(&self, cpu: &mut Cpu) -> World {
+        let Some(mut access) = cpu.access.take() else {
+            cpu.realm.x[0] = UNKNOWN;
+            return World::Realm;
+        };
         access.answer(cpu.realm.x[1], cpu.realm.x[2]);
         Self::next_piece(cpu, access)
     }
 
     fn finish_access(cpu: &mut Cpu, access: &Mediation) -> World {
-        const BTYPE: u64 = 3 << 10;
-        const SINGLE_STEP: u64 = 1 << 21;
-        let transfer = access.transfer();
-        let host = &mut cpu.host;
-        if let (Some(value), Some(register)) = (
-            access.result(),
-            host.x.get_mut(usize::from(transfer.register)),
-        ) {
-            *register = value;
-        }
-        if let Some(back) = transfer.write_back
-            && let Some(register) = host.x.get_mut(usize::from(back.register))
-        {
-            *register = register.wrapping_add_signed(back.offset);
-        }
-        // The state after an instruction that has completed.
-        host.elr = host.elr.wrapping_add(4);
-        host.spsr &= !(BTYPE | SINGLE_STEP);
+        complete(&mut cpu.host, access.transfer(), access.value());
         cpu.pending = Pending::Idle;
         World::NonSecure
     }
@@ -568,4 +589,38 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         context.spsr = delivery.spsr;
         cpu.current
     }
+}
+
+/// A load or store of the host that the monitor performs.
+struct HostAccess {
+    /// Physical address.
+    address: u64,
+    transfer: Transfer,
+    /// What the register moved holds.
+    value: u64,
+}
+
+/// Leaves the host behind its load or store, which has brought `value` if it was a load.
+fn complete(host: &mut Context, transfer: Transfer, value: u64) {
+    const BTYPE: u64 = 3 << 10;
+    const SINGLE_STEP: u64 = 1 << 21;
+    if let Direction::Load(extend) = transfer.direction
+        && let Some(register) = host.x.get_mut(usize::from(transfer.register))
+    {
+        *register = extend.apply(value, transfer.bytes);
+    }
+    if let Some(back) = transfer.write_back
+        && let Some(register) = host.x.get_mut(usize::from(back.register))
+    {
+        *register = register.wrapping_add_signed(back.offset);
+    }
+    // The state after an instruction that has completed.
+    host.elr = host.elr.wrapping_add(4);
+    host.spsr &= !(BTYPE | SINGLE_STEP);
+}
+
+/// Sets x0 to x7, the registers that carry arguments and results.
+fn set_first(context: &mut Context, values: [u64; 8]) {
+    let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = &mut context.x;
+    [*x0, *x1, *x2, *x3, *x4, *x5, *x6, *x7] = values;
 }

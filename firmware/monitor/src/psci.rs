@@ -72,6 +72,13 @@ pub enum Call {
 /// Affinity fields of MPIDR_EL1: bits 39:32 and 23:0.
 pub const AFFINITY_MASK: u64 = 0x00ff_00ff_ffff;
 const SMC64: u32 = 1 << 30;
+const BASE: u32 = 0x8400_0000;
+
+/// Returns whether a function id is in the range of PSCI, so that [`decode`] is worth asking.
+#[must_use]
+pub const fn in_range(function: u32) -> bool {
+    (function & !SMC64).wrapping_sub(BASE) < 0x20
+}
 
 /// Decodes a function id and its first three arguments.
 #[must_use]
@@ -84,23 +91,23 @@ pub const fn decode(function: u32, arguments: [u64; 3]) -> Option<Call> {
         arguments[1] & mask,
         arguments[2] & mask,
     ];
-    match (function & !SMC64, wide) {
-        (0x8400_0000, false) => Some(Call::Version),
-        (0x8400_0001, _) => Some(Call::CpuSuspend(a as u32)),
-        (0x8400_0002, false) => Some(Call::CpuOff),
-        (0x8400_0003, _) => Some(Call::CpuOn {
+    match ((function & !SMC64).wrapping_sub(BASE), wide) {
+        (0x0, false) => Some(Call::Version),
+        (0x1, _) => Some(Call::CpuSuspend(a as u32)),
+        (0x2, false) => Some(Call::CpuOff),
+        (0x3, _) => Some(Call::CpuOn {
             target: a,
             entry: b,
             context: c,
         }),
-        (0x8400_0004, _) => Some(Call::AffinityInfo {
+        (0x4, _) => Some(Call::AffinityInfo {
             target: a,
             level: b,
         }),
-        (0x8400_0006, false) => Some(Call::MigrateInfoType),
-        (0x8400_0008, false) => Some(Call::SystemOff),
-        (0x8400_0009, false) => Some(Call::SystemReset),
-        (0x8400_000a, false) => Some(Call::Features(a as u32)),
+        (0x6, false) => Some(Call::MigrateInfoType),
+        (0x8, false) => Some(Call::SystemOff),
+        (0x9, false) => Some(Call::SystemReset),
+        (0xa, false) => Some(Call::Features(a as u32)),
         _ => None,
     }
 }
@@ -229,6 +236,8 @@ mod tests {
         for function in [0xc400_0000, 0xc400_0002, 0xc400_0008, 0xc400_000a] {
             assert_eq!(decode(function, arguments), None);
         }
+        assert!(super::in_range(0x8400_000a) && super::in_range(0xc400_0003));
+        assert!(!super::in_range(0xc400_0150) && !super::in_range(0x8000_0000));
         // MIGRATE and the Realm services.
         for function in [0x8400_0005, 0xc400_0150, 0xc400_01b0] {
             assert_eq!(decode(function, arguments), None);

@@ -8,7 +8,7 @@ use core::arch::asm;
 use super::registers::{dsb, isb, wait_for_interrupt};
 use super::vectors::guarded_read;
 use crate::abort::{self, Delivery, Level, State};
-use crate::context::{El2, Optional, World};
+use crate::context::{El2, World};
 use crate::gpt::GPCCR;
 use crate::machine::{FaultAddress, Processor};
 use crate::{read_register, write_register};
@@ -223,8 +223,8 @@ impl El3 {
 }
 
 impl Processor for El3 {
-    fn initial_el2(&self, _world: World) -> (El2, Optional) {
-        let el2 = El2 {
+    fn initial_el2(&self) -> El2 {
+        El2 {
             hcr: HCR_RW,
             sctlr: SCTLR_EL2_OFF,
             cptr: CPTR_EL2_OPEN,
@@ -234,8 +234,7 @@ impl Processor for El3 {
             vpidr: read_register!("midr_el1"),
             vmpidr: read_register!("mpidr_el1"),
             ..El2::default()
-        };
-        (el2, Optional::default())
+        }
     }
 
     fn security_configuration(&self, world: World) -> u64 {

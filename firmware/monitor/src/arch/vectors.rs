@@ -14,7 +14,7 @@
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-use crate::context::{Context, Cpu, el2_registers, optional_registers};
+use crate::context::{COMMON_BITS, Context, Cpu, common_registers, el2_registers, rare_registers};
 
 macro_rules! save_el2 {
     ($(($a:ident, $a_name:literal, $b:ident, $b_name:literal))*) => {
@@ -153,9 +153,13 @@ monitor_switch:
 "#,
     el2_registers!(save_el2),
     r#"
-    cbz     x5, 2f
 "#,
-    optional_registers!(save_optional),
+    common_registers!(save_optional),
+    r#"
+    lsr     x6, x5, #{common}
+    cbz     x6, 2f
+"#,
+    rare_registers!(save_optional),
     r#"
     // x0: context to go on with. x5: extensions.
 2:
@@ -163,9 +167,13 @@ monitor_switch:
 "#,
     el2_registers!(restore_el2),
     r#"
-    cbz     x5, 3f
 "#,
-    optional_registers!(restore_optional),
+    common_registers!(restore_optional),
+    r#"
+    lsr     x6, x5, #{common}
+    cbz     x6, 3f
+"#,
+    rare_registers!(restore_optional),
     r#"
 3:  ldr     x2, [x0, #{scr}]
     msr     scr_el3, x2
@@ -192,6 +200,7 @@ monitor_guarded_fault:
     spsr = const offset_of!(Context, spsr),
     scr = const offset_of!(Context, scr),
     el2 = const offset_of!(Context, el2),
+    common = const COMMON_BITS,
     extensions = const offset_of!(Cpu, extensions),
 );
 
@@ -200,7 +209,9 @@ const _: () = assert!(offset_of!(Context, x) == 0);
 const _: () = assert!(offset_of!(Context, elr) == 8 * 31);
 const _: () = assert!(offset_of!(Context, spsr) == offset_of!(Context, elr) + 8);
 const _: () =
-    assert!(offset_of!(Context, optional) == offset_of!(Context, el2) + size_of::<crate::El2>());
+    assert!(offset_of!(Context, common) == offset_of!(Context, el2) + size_of::<crate::El2>());
+const _: () =
+    assert!(offset_of!(Context, rare) == offset_of!(Context, common) + size_of::<crate::Common>());
 
 unsafe extern "C" {
     static monitor_vectors: [u8; 0x800];

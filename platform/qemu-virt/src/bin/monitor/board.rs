@@ -66,7 +66,7 @@ pub const OWNERS: &[(Region, Gpi)] = &[
         Gpi::Root,
     ),
     // Interrupt controller: it tells the worlds apart by itself. Its translation service writes memory
-    // that nothing checks, so it is not for the host.
+    // that nothing checks, so it is not for the host; nor are the pages that `gic` names.
     (
         Region {
             base: 0x0800_0000,
@@ -206,6 +206,18 @@ impl Board for QemuVirt {
 
     fn keys(&self) -> Option<&KeyUnit> {
         self.has_keys.load(Ordering::Relaxed).then_some(&KEYS)
+    }
+
+    fn emulates(&self, granule: u64) -> bool {
+        gic::control_frame(granule).is_some()
+    }
+
+    fn emulate(&self, address: u64, bytes: u8, store: Option<u64>) -> u64 {
+        match store {
+            // Nothing that the host may change lies there.
+            Some(_) => 0,
+            None => gic::read_control_frame(address, bytes),
+        }
     }
 
     fn share(&self, offset: usize, data: &[u8]) {

@@ -10,7 +10,7 @@ use spin::mutex::SpinMutex;
 use tsm_monitor::arch::el3::{El3, Extensions};
 use tsm_monitor::arch::enter;
 use tsm_monitor::fdt::{self, Edits, Fdt};
-use tsm_monitor::gpt::{Gpi, Gpt, Level0, Level1};
+use tsm_monitor::gpt::{GRANULE, Gpi, Gpt, Level0, Level1};
 use tsm_monitor::manifest::{self, Region};
 use tsm_monitor::psci::Start;
 use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor, World};
@@ -204,6 +204,10 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
     for (region, owner) in board::OWNERS {
         gpt.assign(region.base, region.size, *owner)
             .expect("enough tables");
+    }
+    for granule in gic::control_frames() {
+        gpt.assign(granule, GRANULE, Gpi::Root)
+            .expect("a table of the first GiB");
     }
     // The window without its end, which the key configuration unit has; and what is above that.
     let unit = board::KEY_UNIT;
