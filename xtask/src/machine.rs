@@ -316,7 +316,7 @@ fn command_line(
     };
     command.args([
         "-M",
-        "virt,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=off",
+        "virt,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=on",
     ]);
     command.args(["-cpu", "max,x-rme=on,sme=off,pauth-impdef=on", "-m", "1G"]);
     command.args(["-smp", &plan.cpus.to_string()]);
