@@ -2,5 +2,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Entry, vectors, page tables and hardware access of the TSM.
+//!
+//! A board makes an image of it: a binary that names this crate, and a linker script that places
+//! `.text.entry` first and defines the symbols of `linker/tsm.ld`. Everything that depends on the
+//! machine comes from the monitor's boot manifest.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(
+        dead_code,
+        reason = "a development machine uses the pure parts only, in tests"
+    )
+)]
+
+mod arch;
+mod carve;
+mod ecam;
+mod kinds;
+mod log;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod machine;
+mod manifest;
+mod memory;
+mod paging;
+mod smmu;

@@ -1,0 +1,18 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the rest of this crate needs from a processor.
+
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+mod aarch64;
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use aarch64::*;
+
+#[cfg(any(test, all(target_arch = "aarch64", target_os = "none")))]
+#[path = "aarch64/trap.rs"]
+mod trap;
+
+#[cfg(not(target_os = "none"))]
+mod hosted;
+#[cfg(not(target_os = "none"))]
+pub use hosted::*;

@@ -1,0 +1,307 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The machine as the core sees it.
+
+use heapless::Vec;
+use tsm_abi::el3::stream_info;
+use tsm_platform::{
+    ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
+    GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MemoryError,
+    MemoryFault, Object, Ownership, Platform, PlatformError, Processor, Rid, RootPort, Stage2,
+    StreamId, Trace, TraceRecord, VcpuParams, Vmid,
+};
+
+use crate::arch;
+use crate::ecam::{BUSES, Ecam};
+use crate::kinds::Kind;
+use crate::memory::{Memory, Window};
+use crate::smmu::Smmu;
+
+/// Everything that the TSM owns of the machine. All CPUs share it.
+pub struct Machine {
+    /// Granules.
+    pub memory: Memory,
+    /// Host memory, in the Non-secure address space.
+    pub host: Window,
+    /// The IOMMU, if the monitor gave it to the TSM.
+    pub smmu: Option<Smmu>,
+    /// Configuration space, if the monitor gave it to the TSM.
+    pub ecam: Option<Ecam>,
+    /// Whether host accesses to configuration space come to the TSM.
+    pub mediated: bool,
+    /// MMIO that the platform keeps.
+    pub reserved: Vec<GranuleRange, 1>,
+    /// The function that the platform keeps.
+    pub hidden: Option<Rid>,
+}
+
+impl Machine {
+    /// Returns where host memory `[address, address + length)` is seen, if it is in one bank of
+    /// DRAM. Whether the host owns it at this moment is found out by the access.
+    fn host_memory(&self, address: HostPa, length: usize) -> Result<*mut u8, HostFault> {
+        let length = length as u64;
+        let end = address.0.checked_add(length).ok_or(HostFault)?;
+        let first = Granule::containing(address.0).address();
+        let top = end
+            .checked_next_multiple_of(tsm_platform::GRANULE_SIZE)
+            .ok_or(HostFault)?;
+        let range = GranuleRange::new(first, top).ok_or(HostFault)?;
+        let span = self.memory.kinds.span(range).ok_or(HostFault)?;
+        if span.is_device() {
+            return Err(HostFault);
+        }
+        self.host.at(address.0, length).ok_or(HostFault)
+    }
+
+    /// Changes the owner of `range` from one kind of use to another.
+    fn change_owner(&self, range: GranuleRange, realm: bool) -> Result<(), PlatformError> {
+        let kinds = &self.memory.kinds;
+        let span = kinds.span(range).ok_or(PlatformError::Refused)?;
+        let owned = if span.is_device() {
+            Kind::Device
+        } else {
+            Kind::Raw
+        };
+        let (from, to) = if realm {
+            (Kind::Absent, owned)
+        } else {
+            (owned, Kind::Absent)
+        };
+        let claimed = kinds
+            .claim_range(range, from)
+            .map_err(|_| PlatformError::Refused)?;
+        let outcome = arch::set_owner(range, realm);
+        claimed.become_kind(if outcome.is_ok() { to } else { from });
+        outcome
+    }
+
+    fn smmu(&self) -> Result<&Smmu, PlatformError> {
+        self.smmu.as_ref().ok_or(PlatformError::Unsupported)
+    }
+
+    fn ecam(&self) -> Result<&Ecam, PlatformError> {
+        self.ecam.as_ref().ok_or(PlatformError::Unsupported)
+    }
+}
+
+impl GranuleMemory for Machine {
+    fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.memory.zero(granule)
+    }
+    fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(granule, offset, out)
+    }
+    fn write(&self, granule: Granule, offset: usize, data: &[u8]) -> Result<(), MemoryError> {
+        self.memory.write(granule, offset, data)
+    }
+    fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
+        self.memory.place(granule, value)
+    }
+    fn with<T: Object, R>(
+        &self,
+        granule: Granule,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, MemoryError> {
+        self.memory.with(granule, work)
+    }
+    fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.memory.discard::<T>(granule)
+    }
+    fn table_create(
+        &self,
+        granule: Granule,
+        fill: impl FnMut(usize) -> u64,
+    ) -> Result<(), MemoryError> {
+        self.memory.table_create(granule, fill)
+    }
+    fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
+        self.memory.table_read(granule, index)
+    }
+    fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError> {
+        self.memory.table_write(granule, index, entry)
+    }
+    fn table_discard(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.memory.table_discard(granule)
+    }
+}
+
+impl HostMemory for Machine {
+    fn host_read(&self, from: HostPa, out: &mut [u8]) -> Result<(), HostFault> {
+        let pointer = self.host_memory(from, out.len())?;
+        // SAFETY: `out` is ours; the other side is in the window of host memory.
+        unsafe { arch::copy(out.as_mut_ptr(), pointer, out.len()) }
+    }
+    fn host_write(&self, to: HostPa, data: &[u8]) -> Result<(), HostFault> {
+        let pointer = self.host_memory(to, data.len())?;
+        // SAFETY: as in `host_read`.
+        unsafe { arch::copy(pointer, data.as_ptr(), data.len()) }
+    }
+}
+
+impl Ownership for Machine {
+    fn delegate(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.change_owner(range, true)
+    }
+    fn undelegate(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.change_owner(range, false)
+    }
+}
+
+impl Iommu for Machine {
+    fn covers(&self, stream: StreamId) -> bool {
+        self.smmu.as_ref().is_some_and(|smmu| smmu.covers(stream))
+    }
+    // Without an IOMMU of its own the TSM assigns no devices, and what a host's device reaches is
+    // the business of the monitor that kept the IOMMU.
+    fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.smmu
+            .as_ref()
+            .map_or(Ok(()), |smmu| smmu.host_map(range))
+    }
+    fn host_unmap(&self, range: GranuleRange) -> Result<(), PlatformError> {
+        self.smmu
+            .as_ref()
+            .map_or(Ok(()), |smmu| smmu.host_unmap(range))
+    }
+    fn block(&self, stream: StreamId) -> Result<(), PlatformError> {
+        self.smmu()?.block(stream)
+    }
+    fn attach(&self, stream: StreamId, stage2: &Stage2) -> Result<(), PlatformError> {
+        self.smmu()?.attach(stream, stage2)
+    }
+    fn release(&self, stream: StreamId) -> Result<(), PlatformError> {
+        self.smmu()?.release(stream)
+    }
+    fn invalidate(&self, vmid: Vmid, base: Ipa, bytes: u64) -> Result<(), PlatformError> {
+        self.smmu()?.invalidate(vmid, base, bytes)
+    }
+    fn invalidate_all(&self, vmid: Vmid) -> Result<(), PlatformError> {
+        self.smmu()?.invalidate_all(vmid)
+    }
+}
+
+impl ConfigSpace for Machine {
+    fn config_read(&self, rid: Rid, offset: u16, width: u8) -> u32 {
+        self.ecam
+            .as_ref()
+            .map_or(u32::MAX, |ecam| ecam.read(rid, offset, width))
+    }
+    fn config_write(&self, rid: Rid, offset: u16, width: u8, value: u32) {
+        if let Some(ecam) = &self.ecam {
+            ecam.write(rid, offset, width, value);
+        }
+    }
+    fn buses(&self) -> u16 {
+        self.ecam.as_ref().map_or(0, |_| BUSES)
+    }
+    fn reserved_mmio(&self) -> &[GranuleRange] {
+        &self.reserved
+    }
+    fn is_hidden(&self, rid: Rid) -> bool {
+        self.hidden == Some(rid)
+    }
+    fn is_mediated(&self) -> bool {
+        self.mediated
+    }
+}
+
+impl RootPort for Machine {
+    fn key_prog(
+        &self,
+        port: Rid,
+        slot: KeySlot,
+        key: &[u8; 32],
+        iv: u64,
+    ) -> Result<(), PlatformError> {
+        arch::key_program(self.ecam()?.physical(), port.0, info(slot), key, iv)
+    }
+    fn key_set_go(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError> {
+        arch::key_go(self.ecam()?.physical(), port.0, info(slot))
+    }
+    fn key_set_stop(&self, port: Rid, slot: KeySlot) -> Result<(), PlatformError> {
+        arch::key_stop(self.ecam()?.physical(), port.0, info(slot))
+    }
+}
+
+fn info(slot: KeySlot) -> u64 {
+    stream_info(slot.stream, slot.key_set, slot.sub_stream, slot.transmit)
+}
+
+impl Entropy for Machine {
+    fn fill(&self, out: &mut [u8]) -> Result<(), PlatformError> {
+        if arch::random_fill(out) {
+            Ok(())
+        } else {
+            Err(PlatformError::Entropy)
+        }
+    }
+}
+
+impl Trace for Machine {
+    fn call(&self, record: TraceRecord) {
+        #[cfg(all(target_os = "none", feature = "log-calls"))]
+        {
+            let [a, b, c] = record.arguments;
+            defmt::println!(
+                "call {=u64:#x}({=u64:#x}, {=u64:#x}, {=u64:#x}) = {=u64:#x}",
+                record.function,
+                a,
+                b,
+                c,
+                record.status
+            );
+        }
+        let _ = record;
+    }
+}
+
+impl Processor for Machine {
+    fn invalidate_stage2(&self, stage2: &Stage2, base: Ipa, bytes: u64) {
+        arch::invalidate_range(stage2, base, bytes);
+    }
+    fn invalidate_stage2_all(&self, stage2: &Stage2) {
+        arch::invalidate_all(stage2);
+    }
+    fn cpu_index(&self) -> usize {
+        arch::cpu_index()
+    }
+}
+
+impl GuestCpu for Machine {
+    type Context = arch::Context;
+
+    fn new_context(&self, params: &VcpuParams, stage2: &Stage2) -> Self::Context {
+        arch::new_context(params, stage2)
+    }
+    fn run(&self, context: &mut Self::Context, entry: &GuestEntry) -> GuestExit {
+        arch::run(context, entry)
+    }
+    fn gpr(&self, context: &Self::Context, index: usize) -> u64 {
+        context.gpr(index)
+    }
+    fn set_gpr(&self, context: &mut Self::Context, index: usize, value: u64) {
+        context.set_gpr(index, value);
+    }
+    fn skip_instruction(&self, context: &mut Self::Context) {
+        context.skip();
+    }
+    fn inject_abort(&self, context: &mut Self::Context, fault: &MemoryFault) {
+        context.inject_abort(fault);
+    }
+    fn timers(&self, context: &Self::Context) -> [u64; 4] {
+        context.timers()
+    }
+    fn conceal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
+        arch::conceal(syndrome)
+    }
+    fn missing_memory(&self, ipa: Ipa, level: u8) -> FaultSyndrome {
+        arch::missing_memory(ipa, level)
+    }
+}
+
+impl Platform for Machine {}
+
+impl tsm_core::Machine for Machine {
+    type Stage2 = arch::Stage2Tables;
+}

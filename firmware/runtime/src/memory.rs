@@ -1,0 +1,332 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Memory that the TSM owns, reached through a window at a fixed distance from physical addresses.
+
+use core::any::TypeId;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use tsm_platform::{GRANULE_SIZE, Granule, MemoryError, Object};
+
+use crate::arch;
+use crate::kinds::{Kind, Kinds};
+
+const SIZE: usize = GRANULE_SIZE as usize;
+const ENTRIES: usize = SIZE / 8;
+
+/// A mapping of physical memory at a fixed distance.
+#[derive(Clone, Copy)]
+pub struct Window {
+    base: *mut u8,
+    origin: u64,
+    size: u64,
+}
+
+// SAFETY: a window is only an address; what may be done with it is decided by `Kinds` (memory of
+// the TSM) or by the guarded copy (memory of the host), both of which are safe from any CPU.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Describes a window that shows physical `[origin, origin + size)` at `base`.
+    ///
+    /// # Safety
+    ///
+    /// The mapping must exist for as long as the window is used, where anything is mapped at all,
+    /// and no Rust reference may point into it except through [`Memory`].
+    pub const unsafe fn new(base: *mut u8, origin: u64, size: u64) -> Self {
+        Self { base, origin, size }
+    }
+
+    /// Returns where physical `address` is seen, if it is inside the window with `length` bytes
+    /// after it.
+    pub fn at(&self, address: u64, length: u64) -> Option<*mut u8> {
+        let offset = address.checked_sub(self.origin)?;
+        let end = offset.checked_add(length)?;
+        (end <= self.size).then(|| self.base.wrapping_add(offset as usize))
+    }
+}
+
+/// An object as it lies in its granule.
+#[repr(C)]
+struct Placed<T> {
+    id: TypeId,
+    value: T,
+}
+
+impl<T: Object> Placed<T> {
+    const FITS: bool = size_of::<Self>() <= SIZE && align_of::<Self>() <= SIZE;
+}
+
+/// The TSM's granules.
+pub struct Memory {
+    /// What each granule holds.
+    pub kinds: Kinds,
+    window: Window,
+}
+
+impl Memory {
+    /// Joins the table of kinds to the window in which the granules are seen.
+    ///
+    /// # Safety
+    ///
+    /// A granule whose kind is not `Absent` or `Device` must be memory that is mapped in `window`
+    /// and used by nothing but this value, guests and hardware that walks tables.
+    pub const unsafe fn new(kinds: Kinds, window: Window) -> Self {
+        Self { kinds, window }
+    }
+
+    fn pointer(&self, granule: Granule) -> Result<*mut u8, MemoryError> {
+        self.window
+            .at(granule.address(), GRANULE_SIZE)
+            .ok_or(MemoryError::NotOwned)
+    }
+
+    /// Zeroes a raw granule.
+    pub fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
+        let pointer = self.pointer(granule)?;
+        let _shared = self.kinds.share(granule, Kind::Raw)?;
+        // SAFETY: the granule is raw, so `pointer` is mapped memory of one granule that no Rust
+        // reference points to; `_shared` keeps it so until the end of this function.
+        unsafe { arch::zero_granule(pointer) };
+        Ok(())
+    }
+
+    /// Copies from a raw granule.
+    pub fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
+        let pointer = self.pointer(granule)?;
+        check(offset, out.len())?;
+        let _shared = self.kinds.share(granule, Kind::Raw)?;
+        // SAFETY: as in `zero`; `check` keeps the bytes inside the granule. The copy is not a Rust
+        // memory access, so a guest that writes meanwhile makes no undefined behaviour.
+        let copied =
+            unsafe { arch::copy(out.as_mut_ptr(), pointer.wrapping_add(offset), out.len()) };
+        copied.map_err(|_| MemoryError::NotOwned)
+    }
+
+    /// Copies into a raw granule.
+    pub fn write(&self, granule: Granule, offset: usize, data: &[u8]) -> Result<(), MemoryError> {
+        let pointer = self.pointer(granule)?;
+        check(offset, data.len())?;
+        let _shared = self.kinds.share(granule, Kind::Raw)?;
+        // SAFETY: as in `read`.
+        let copied = unsafe { arch::copy(pointer.wrapping_add(offset), data.as_ptr(), data.len()) };
+        copied.map_err(|_| MemoryError::NotOwned)
+    }
+
+    /// Moves `value` into a raw granule.
+    pub fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
+        if !Placed::<T>::FITS {
+            return Err(MemoryError::TooLarge);
+        }
+        let pointer = self.pointer(granule)?.cast::<Placed<T>>();
+        let exclusive = self.kinds.claim(granule, Kind::Raw)?;
+        let id = TypeId::of::<T>();
+        // SAFETY: the granule is ours alone, large enough and aligned for `Placed<T>`.
+        unsafe { pointer.write(Placed { id, value }) };
+        exclusive.become_kind(Kind::Object);
+        Ok(())
+    }
+
+    /// Runs `work` on the object in `granule`.
+    pub fn with<T: Object, R>(
+        &self,
+        granule: Granule,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, MemoryError> {
+        let pointer = self.pointer(granule)?.cast::<Placed<T>>();
+        let exclusive = self.kinds.claim(granule, Kind::Object)?;
+        // SAFETY: an object lies there, placed by `place`; whatever its type, its first field is a
+        // `TypeId`, because `Placed` is `repr(C)`.
+        if unsafe { (&raw const (*pointer).id).read() } != TypeId::of::<T>() {
+            exclusive.become_kind(Kind::Object);
+            return Err(MemoryError::WrongKind);
+        }
+        // SAFETY: the object is a `T`, and `exclusive` makes this the only reference to it.
+        let result = work(unsafe { &mut (*pointer).value });
+        exclusive.become_kind(Kind::Object);
+        Ok(result)
+    }
+
+    /// Drops the object in `granule` and zeroes it.
+    pub fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
+        let bytes = self.pointer(granule)?;
+        let pointer = bytes.cast::<Placed<T>>();
+        let exclusive = self.kinds.claim(granule, Kind::Object)?;
+        // SAFETY: as in `with`.
+        if unsafe { (&raw const (*pointer).id).read() } != TypeId::of::<T>() {
+            exclusive.become_kind(Kind::Object);
+            return Err(MemoryError::WrongKind);
+        }
+        // SAFETY: the object is a `T` that nobody else can reach; after this it is only bytes.
+        unsafe {
+            (&raw mut (*pointer).value).drop_in_place();
+            arch::zero_granule(bytes);
+        }
+        exclusive.become_kind(Kind::Raw);
+        Ok(())
+    }
+
+    /// Turns a raw granule into a table.
+    pub fn table_create(
+        &self,
+        granule: Granule,
+        mut fill: impl FnMut(usize) -> u64,
+    ) -> Result<(), MemoryError> {
+        let pointer = self.pointer(granule)?.cast::<u64>();
+        let exclusive = self.kinds.claim(granule, Kind::Raw)?;
+        for index in 0..ENTRIES {
+            // SAFETY: the granule is ours alone and holds `ENTRIES` aligned words.
+            unsafe { pointer.add(index).write(fill(index)) };
+        }
+        exclusive.become_kind(Kind::Table);
+        // A walker that is shown the table next must see it filled.
+        arch::publish_table();
+        Ok(())
+    }
+
+    /// Reads an entry of a table.
+    pub fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
+        let entry = self.entry(granule, index)?;
+        let _shared = self.kinds.share(granule, Kind::Table)?;
+        // SAFETY: the word lies in a table, which software reaches by atomic accesses only.
+        Ok(unsafe { AtomicU64::from_ptr(entry) }.load(Ordering::Relaxed))
+    }
+
+    /// Writes an entry of a table.
+    pub fn table_write(
+        &self,
+        granule: Granule,
+        index: usize,
+        value: u64,
+    ) -> Result<(), MemoryError> {
+        let entry = self.entry(granule, index)?;
+        let _shared = self.kinds.share(granule, Kind::Table)?;
+        // SAFETY: as in `table_read`.
+        unsafe { AtomicU64::from_ptr(entry) }.store(value, Ordering::Relaxed);
+        arch::publish_table();
+        Ok(())
+    }
+
+    /// Zeroes a table, which becomes raw.
+    pub fn table_discard(&self, granule: Granule) -> Result<(), MemoryError> {
+        let pointer = self.pointer(granule)?;
+        let exclusive = self.kinds.claim(granule, Kind::Table)?;
+        // SAFETY: the granule is ours alone.
+        unsafe { arch::zero_granule(pointer) };
+        exclusive.become_kind(Kind::Raw);
+        Ok(())
+    }
+
+    fn entry(&self, granule: Granule, index: usize) -> Result<*mut u64, MemoryError> {
+        if index >= ENTRIES {
+            return Err(MemoryError::NotOwned);
+        }
+        let pointer = self.pointer(granule)?.cast::<u64>();
+        Ok(pointer.wrapping_add(index))
+    }
+}
+
+/// Checks that `length` bytes at `offset` are inside a granule.
+fn check(offset: usize, length: usize) -> Result<(), MemoryError> {
+    match offset.checked_add(length) {
+        Some(end) if end <= SIZE => Ok(()),
+        _ => Err(MemoryError::NotOwned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Memory, SIZE, Window};
+    use crate::kinds::tests::{kinds, take};
+    use std::alloc::{Layout, alloc_zeroed};
+    use tsm_platform::{Granule, GranuleRange, MemoryError, Object};
+
+    const BASE: u64 = 0x4000_0000;
+
+    struct Number(u64);
+    impl Object for Number {}
+    struct Large(#[expect(dead_code, reason = "only its size counts")] [u8; SIZE]);
+    impl Object for Large {}
+
+    fn memory() -> (Memory, Granule) {
+        let layout = Layout::from_size_align(2 * SIZE, SIZE).unwrap();
+        // SAFETY: the layout is not empty.
+        let base = unsafe { alloc_zeroed(layout) };
+        // SAFETY: the allocation is never freed and used through this window only.
+        let window = unsafe { Window::new(base, BASE, 2 * SIZE as u64) };
+        // SAFETY: as above.
+        let memory = unsafe { Memory::new(kinds(BASE, 2), window) };
+        let range = GranuleRange::new(BASE, BASE + SIZE as u64).unwrap();
+        take(&memory.kinds, range);
+        (memory, Granule::new(BASE).unwrap())
+    }
+
+    #[test]
+    fn bytes_written_are_read_until_zeroed() {
+        let (memory, granule) = memory();
+        memory.write(granule, 9, &[1, 2, 3]).unwrap();
+        let mut out = [0; 5];
+        memory.read(granule, 8, &mut out).unwrap();
+        assert_eq!(out, [0, 1, 2, 3, 0]);
+        memory.zero(granule).unwrap();
+        memory.read(granule, 8, &mut out).unwrap();
+        assert_eq!(out, [0; 5]);
+    }
+
+    #[test]
+    fn no_access_leaves_the_granule() {
+        let (memory, granule) = memory();
+        let outcome = memory.write(granule, SIZE - 1, &[1, 2]);
+        assert_eq!(outcome, Err(MemoryError::NotOwned));
+        let outcome = memory.read(granule, usize::MAX, &mut [0; 2]);
+        assert_eq!(outcome, Err(MemoryError::NotOwned));
+        let next = Granule::new(BASE + SIZE as u64).unwrap();
+        assert_eq!(memory.zero(next), Err(MemoryError::NotOwned));
+    }
+
+    #[test]
+    fn an_object_is_found_by_its_type_only_and_borrowed_once() {
+        let (memory, granule) = memory();
+        memory.place(granule, Number(7)).unwrap();
+        let outcome = memory.with(granule, |_: &mut Large| ());
+        assert_eq!(outcome, Err(MemoryError::WrongKind));
+        let inner = memory.with(granule, |number: &mut Number| {
+            number.0 += 1;
+            memory.with(granule, |_: &mut Number| ())
+        });
+        assert_eq!(inner, Ok(Err(MemoryError::InUse)));
+        assert_eq!(memory.with(granule, |number: &mut Number| number.0), Ok(8));
+        assert_eq!(memory.zero(granule), Err(MemoryError::WrongKind));
+        assert_eq!(
+            memory.discard::<Large>(granule),
+            Err(MemoryError::WrongKind)
+        );
+        memory.discard::<Number>(granule).unwrap();
+        let mut out = [1; SIZE];
+        memory.read(granule, 0, &mut out).unwrap();
+        assert!(out.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn an_object_larger_than_a_granule_is_refused() {
+        let (memory, granule) = memory();
+        let outcome = memory.place(granule, Large([0; SIZE]));
+        assert_eq!(outcome, Err(MemoryError::TooLarge));
+        assert_eq!(memory.zero(granule), Ok(()));
+    }
+
+    #[test]
+    fn a_table_is_only_a_table() {
+        let (memory, granule) = memory();
+        memory.table_create(granule, |index| index as u64).unwrap();
+        assert_eq!(memory.table_read(granule, 511), Ok(511));
+        memory.table_write(granule, 511, 5).unwrap();
+        assert_eq!(memory.table_read(granule, 511), Ok(5));
+        assert!(memory.table_read(granule, 512).is_err());
+        assert_eq!(memory.write(granule, 0, &[1]), Err(MemoryError::WrongKind));
+        memory.table_discard(granule).unwrap();
+        assert_eq!(memory.table_read(granule, 0), Err(MemoryError::WrongKind));
+    }
+}

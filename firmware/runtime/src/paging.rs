@@ -1,0 +1,251 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The TSM's own translation tables: VMSAv8-64 stage 1, 4 KiB granule, four levels.
+
+/// Width of the TSM's virtual addresses, in bits.
+pub const VA_BITS: u32 = 42;
+
+/// What a mapping may be used for. Nothing is both writable and executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Code.
+    Text,
+    /// Constants.
+    Constants,
+    /// Variables.
+    Data,
+    /// Memory of the host, in the Non-secure physical address space.
+    HostData,
+    /// Device registers in the Realm physical address space.
+    Device,
+}
+
+// Fields of a descriptor (Arm ARM D8.3.1), for a regime without EL0.
+const VALID: u64 = 1;
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const DEVICE: u64 = 0 << 2;
+const NORMAL: u64 = 1 << 2;
+const NS: u64 = 1 << 5;
+/// AP[1] is RES1 in a regime with one exception level.
+const AP_RES1: u64 = 1 << 6;
+const READ_ONLY: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const ACCESS_FLAG: u64 = 1 << 10;
+const EXECUTE_NEVER: u64 = 1 << 54;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// MAIR_EL2: attribute 0 is Device-nGnRE, attribute 1 is write-back.
+pub const MAIR: u64 = 0xff04;
+
+/// TCR_EL2: 42-bit addresses, 40-bit output, 4 KiB granule, walks inner shareable write-back; bits
+/// 23 and 31 are RES1.
+pub const TCR: u64 =
+    (64 - VA_BITS as u64) | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 23 | 1 << 31;
+
+impl Use {
+    const fn attributes(self) -> u64 {
+        let common = VALID | AP_RES1 | ACCESS_FLAG;
+        common
+            | match self {
+                Self::Text => NORMAL | INNER_SHAREABLE | READ_ONLY,
+                Self::Constants => NORMAL | INNER_SHAREABLE | READ_ONLY | EXECUTE_NEVER,
+                Self::Data => NORMAL | INNER_SHAREABLE | EXECUTE_NEVER,
+                Self::HostData => NORMAL | INNER_SHAREABLE | EXECUTE_NEVER | NS,
+                Self::Device => DEVICE | EXECUTE_NEVER,
+            }
+    }
+}
+
+/// Memory for tables.
+pub trait Frames {
+    /// Takes one zeroed table and returns its physical address, or `None` if none is left.
+    fn take(&mut self) -> Option<u64>;
+    /// Reads entry `index` of the table at `table`.
+    fn read(&self, table: u64, index: usize) -> u64;
+    /// Writes entry `index` of the table at `table`.
+    fn write(&mut self, table: u64, index: usize, value: u64);
+}
+
+/// Reports a mapping that cannot be made: no memory, misaligned, too wide, or there is one already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotMap;
+
+/// Maps `[physical, physical + size)` at `virt` in the tables that start at `root` (level 0), with
+/// the largest pages that fit. A mapping that exists is never changed.
+///
+/// # Errors
+///
+/// [`CannotMap`]; part of the range may have been mapped.
+pub fn map(
+    frames: &mut impl Frames,
+    root: u64,
+    virt: u64,
+    physical: u64,
+    size: u64,
+    usage: Use,
+) -> Result<(), CannotMap> {
+    let end = virt.checked_add(size).ok_or(CannotMap)?;
+    let physical_end = physical.checked_add(size).ok_or(CannotMap)?;
+    if (virt | physical | size) & 0xfff != 0 || end > 1 << VA_BITS || physical_end > 1 << 40 {
+        return Err(CannotMap);
+    }
+    let mut done = 0;
+    while done < size {
+        let at = virt + done;
+        let pa = physical + done;
+        // Level 1 maps 1 GiB, level 2 maps 2 MiB, level 3 maps 4 KiB.
+        let level = (1..3)
+            .find(|level| {
+                let bytes = 1 << shift(*level);
+                (at | pa).is_multiple_of(bytes) && size - done >= bytes
+            })
+            .unwrap_or(3);
+        let table = descend(frames, root, at, level)?;
+        let index = index(at, level);
+        if frames.read(table, index) & VALID != 0 {
+            return Err(CannotMap);
+        }
+        let kind = if level == 3 { TABLE_OR_PAGE } else { 0 };
+        frames.write(table, index, pa | usage.attributes() | kind);
+        done += 1 << shift(level);
+    }
+    Ok(())
+}
+
+const fn shift(level: u32) -> u32 {
+    39 - 9 * level
+}
+
+const fn index(virt: u64, level: u32) -> usize {
+    (virt >> shift(level)) as usize & 511
+}
+
+/// Returns the table of `level` that covers `virt`, making those that are missing.
+fn descend(frames: &mut impl Frames, root: u64, virt: u64, level: u32) -> Result<u64, CannotMap> {
+    let mut table = root;
+    for above in 0..level {
+        let index = index(virt, above);
+        let entry = frames.read(table, index);
+        table = if entry & VALID == 0 {
+            let new = frames.take().ok_or(CannotMap)?;
+            frames.write(table, index, new | VALID | TABLE_OR_PAGE);
+            new
+        } else if entry & TABLE_OR_PAGE != 0 {
+            entry & ADDRESS
+        } else {
+            return Err(CannotMap);
+        };
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CannotMap, EXECUTE_NEVER, Frames, NS, READ_ONLY, Use, map, shift};
+
+    const ROOT: u64 = 0x1000;
+
+    struct Fake(Vec<[u64; 512]>, usize);
+
+    impl Fake {
+        fn new(limit: usize) -> Self {
+            Self(vec![[0; 512]], limit)
+        }
+
+        /// Walks as hardware does; returns the output address and the attributes.
+        fn walk(&self, virt: u64) -> Option<(u64, u64)> {
+            let mut table = ROOT;
+            for level in 0..4 {
+                let entry = self.read(table, super::index(virt, level));
+                if entry & 1 == 0 {
+                    return None;
+                }
+                let address = entry & super::ADDRESS;
+                if level == 3 || entry & 2 == 0 {
+                    let offset = virt & ((1 << shift(level)) - 1);
+                    return Some((address + offset, entry & !super::ADDRESS));
+                }
+                table = address;
+            }
+            None
+        }
+    }
+
+    impl Frames for Fake {
+        fn take(&mut self) -> Option<u64> {
+            (self.0.len() < self.1).then(|| {
+                self.0.push([0; 512]);
+                self.0.len() as u64 * 0x1000
+            })
+        }
+        fn read(&self, table: u64, index: usize) -> u64 {
+            self.0[(table / 0x1000 - 1) as usize][index]
+        }
+        fn write(&mut self, table: u64, index: usize, value: u64) {
+            self.0[(table / 0x1000 - 1) as usize][index] = value;
+        }
+    }
+
+    #[test]
+    fn every_page_of_a_range_is_mapped_and_none_beside_it() {
+        let mut fake = Fake::new(64);
+        let (virt, physical) = (1 << 39 | 0x3fff_d000, 0x3fff_d000);
+        let size = 0x4000_0000 + 0x20_5000;
+        map(&mut fake, ROOT, virt, physical, size, Use::Data).unwrap();
+        for offset in [0, 0x2fff, 0x3000, 0x4000_0000, size - 1] {
+            assert_eq!(fake.walk(virt + offset).unwrap().0, physical + offset);
+        }
+        assert!(fake.walk(virt - 1).is_none() && fake.walk(virt + size).is_none());
+        // Root, level 1, one gigabyte block between two ends with a level 2 and level 3 each.
+        assert!(fake.0.len() <= 6, "{}", fake.0.len());
+    }
+
+    #[test]
+    fn nothing_is_writable_and_executable() {
+        for usage in [
+            Use::Text,
+            Use::Constants,
+            Use::Data,
+            Use::HostData,
+            Use::Device,
+        ] {
+            let mut fake = Fake::new(8);
+            map(&mut fake, ROOT, 0x1000, 0x1000, 0x1000, usage).unwrap();
+            let (_, attributes) = fake.walk(0x1000).unwrap();
+            let executable = attributes & EXECUTE_NEVER == 0;
+            let writable = attributes & READ_ONLY == 0;
+            assert!(!(executable && writable), "{usage:?}");
+            assert_eq!(executable, usage == Use::Text);
+            assert_eq!(attributes & NS != 0, usage == Use::HostData);
+        }
+    }
+
+    #[test]
+    fn a_mapping_is_never_changed() {
+        let mut fake = Fake::new(8);
+        map(&mut fake, ROOT, 0x20_0000, 0, 0x20_0000, Use::Text).unwrap();
+        for virt in [0x20_0000, 0x30_0000] {
+            let outcome = map(&mut fake, ROOT, virt, 0, 0x1000, Use::Data);
+            assert_eq!(outcome, Err(CannotMap));
+        }
+    }
+
+    #[test]
+    fn bad_ranges_and_a_lack_of_tables_are_refused() {
+        let mut fake = Fake::new(8);
+        for (virt, physical, size) in [
+            (1, 0, 0x1000),
+            (0, 1, 0x1000),
+            (0, 0, 1),
+            (1 << 42, 0, 0x1000),
+            (0, 1 << 40, 0x1000),
+            (u64::MAX - 0xfff, 0, 0x2000),
+        ] {
+            let outcome = map(&mut fake, ROOT, virt, physical, size, Use::Data);
+            assert_eq!(outcome, Err(CannotMap));
+        }
+        let mut fake = Fake::new(3);
+        assert!(map(&mut fake, ROOT, 0, 0, 0x1000, Use::Data).is_err());
+    }
+}
