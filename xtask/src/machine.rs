@@ -33,6 +33,8 @@ const KNOWN_BLOCK: usize = 8;
 const KNOWN_BYTES: usize = 4096;
 /// Where the guest writes, in logical blocks.
 const WRITE_BLOCK: usize = 16;
+/// Name of the device that has a security manager, in QEMU's object tree.
+const DEVICE: &str = "nvme0";
 /// The word that tells the host payload what to do.
 const MODE_ADDRESS: u64 = 0x4e00_1000;
 
@@ -281,6 +283,7 @@ fn start_device(program: &Path, files: &Files) -> Result<(Owned, String)> {
         .args(["--listen", &endpoint])
         .arg("--qmp")
         .arg(&files.monitor_socket)
+        .args(["--qdev-id", DEVICE])
         .arg("--kcu")
         .arg(&files.keys)
         .arg("--root-out")
@@ -356,7 +359,7 @@ fn command_line(
     }
     command.arg("-device");
     command.arg(format!(
-        "nvme,drive=nv,serial=portcullis,bus=rp0,spdm_port={port}"
+        "nvme,id={DEVICE},drive=nv,serial=portcullis,bus=rp0,spdm_port={port}"
     ));
     command.args(["-device", "nvme,drive=nv2,serial=plain,bus=pcie.0,addr=3.0"]);
     command.arg("-qmp");
