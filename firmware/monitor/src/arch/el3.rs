@@ -32,8 +32,6 @@ const HCR_TGE: u64 = 1 << 27;
 const CPTR_EL2_OPEN: u64 = 0x33ff & !bits(&[8, 10, 12]);
 /// EL1 may use the physical counter and timer.
 const CNTHCTL_OPEN: u64 = 3;
-/// Width of one window of the monitor's address space, in bits.
-const WINDOW_BITS: u32 = 39;
 /// Draws from the random number generator before it counts as broken.
 const RANDOM_ATTEMPTS: usize = 16;
 
@@ -56,6 +54,8 @@ const fn field(register: u64, low: u32) -> u64 {
 pub struct El3 {
     /// Where the monitor sees the host's memory: the address of physical address 0.
     pub host_window: u64,
+    /// Width of the physical addresses that can be seen there, in bits.
+    pub host_bits: u32,
 }
 
 /// Extensions of the processor that matter to a world switch.
@@ -258,7 +258,7 @@ impl Processor for El3 {
 
     fn instruction(&self, spsr: u64, address: u64) -> Option<u32> {
         let physical = self.translate(spsr, address)?;
-        if physical >> WINDOW_BITS != 0 || physical & 3 != 0 {
+        if physical >> self.host_bits != 0 || physical & 3 != 0 {
             return None;
         }
         guarded_read(self.host_window + physical)

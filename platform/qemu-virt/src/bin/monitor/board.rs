@@ -12,8 +12,9 @@ use tsm_monitor::manifest::Region;
 use tsm_monitor::{Board, Event, Processor, psci};
 
 use crate::boot::MONITOR;
-use crate::mmio::{HOST_WINDOW, Mmio, REALM_WINDOW};
+use crate::mmio::Mmio;
 use crate::pci::{KEYS, KeyUnit};
+use crate::translation::{HOST_BITS, HOST_WINDOW, SHARED, SHARED_WINDOW};
 use crate::{gic, log, reset};
 
 /// Configuration space: 256 buses.
@@ -160,7 +161,9 @@ pub fn block_dma() {
     /// Shareability as incoming.
     const SHCFG_INCOMING: u32 = 1 << 12;
     smmu.write(GBPA, UPDATE | ABORT | SHCFG_INCOMING);
-    assert!(smmu.poll(GBPA, |value| value & UPDATE == 0));
+    if !smmu.poll(GBPA, |value| value & UPDATE == 0) {
+        log::stop("SMMU");
+    }
 }
 
 fn switch(pin: u32) -> ! {
@@ -221,8 +224,8 @@ impl Board for QemuVirt {
     }
 
     fn share(&self, offset: usize, data: &[u8]) {
-        // SAFETY: the shared page, mapped in the Realm window; R-EL2 keeps its other users away.
-        let page = unsafe { Mmio::new(REALM_WINDOW + Self::SHARED_PAGE, 0x1000) };
+        // SAFETY: the shared page, mapped as Realm memory; R-EL2 keeps its other users away.
+        let page = unsafe { Mmio::new(SHARED_WINDOW + (Self::SHARED_PAGE - SHARED), 0x1000) };
         for (offset, byte) in (offset as u64..).zip(data) {
             page.write_byte(offset, *byte);
         }
@@ -248,6 +251,7 @@ impl Board for QemuVirt {
 /// The processor, with the window of this address space.
 pub const PROCESSOR: El3 = El3 {
     host_window: HOST_WINDOW,
+    host_bits: HOST_BITS,
 };
 
 /// Waits for an interrupt, with the wake interrupt as the only one that is let through.

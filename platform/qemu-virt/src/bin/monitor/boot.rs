@@ -16,7 +16,8 @@ use tsm_monitor::psci::Start;
 use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor, World};
 
 use crate::board::{self, PROCESSOR, QemuVirt};
-use crate::mmio::HOST_WINDOW;
+use crate::log::OrStop as _;
+use crate::translation::HOST_WINDOW;
 use crate::{gic, log, pci};
 
 /// The monitor of this machine.
@@ -43,10 +44,10 @@ static SCRATCH: SpinMutex<[u8; 0x1_0000]> = SpinMutex::new([0; 0x1_0000]);
 extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
     board::block_dma();
     log::start();
-    let extensions = Extensions::read().expect("a processor with RME");
+    let extensions = Extensions::read().or_stop("processor extensions");
     let (machine, tree_size) = read_tree();
     let processors = machine.processors.clamp(1, MAX_PROCESSORS);
-    assert!(gic::start(processors));
+    gic::start(processors).or_stop("interrupt controller");
 
     let (layout, gpt) = make_layout(&machine, processors);
     let base = gpt.base_register();
@@ -89,7 +90,7 @@ extern "C" fn monitor_parked(cpu: *mut Cpu, index: usize) -> ! {
         board::park_once();
     }
     PROCESSOR.prepare(READY[1].load(Ordering::Relaxed));
-    let extensions = Extensions::read().expect("a processor with RME");
+    let extensions = Extensions::read().or_stop("processor extensions");
     // SAFETY: the block is this processor's; `make_cpu` writes it before anybody reads it.
     let cpu = unsafe { make_cpu(cpu, index, extensions) };
     while !MONITOR.warm_boot(cpu) {
@@ -158,8 +159,8 @@ fn tree_memory<'a>(size: usize) -> &'a mut [u8] {
 const LARGEST_TREE: usize = 0x10_0000;
 
 fn read_tree() -> (fdt::Machine, usize) {
-    let tree = Fdt::new(tree_memory(LARGEST_TREE)).expect("a device tree");
-    let machine = tree.machine().expect("a whole device tree");
+    let tree = Fdt::new(tree_memory(LARGEST_TREE)).or_stop("device tree");
+    let machine = tree.machine().or_stop("device tree");
     (machine, tree.total_size() as usize)
 }
 
@@ -172,7 +173,7 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
     let mut banks = layout.dram.iter_mut();
     let mut add = |region: Region| {
         if region.size != 0 {
-            *banks.next().expect("few banks of memory") = region;
+            *banks.next().or_stop("too many banks of memory") = region;
         }
     };
     let mut gpt = Gpt::new(&LEVEL0, &LEVEL1, Gpi::NonSecure);
@@ -203,11 +204,11 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
     }
     for (region, owner) in board::OWNERS {
         gpt.assign(region.base, region.size, *owner)
-            .expect("enough tables");
+            .or_stop("granule tables");
     }
     for granule in gic::control_frames() {
         gpt.assign(granule, GRANULE, Gpi::Root)
-            .expect("a table of the first GiB");
+            .or_stop("granule tables");
     }
     // The window without its end, which the key configuration unit has; and what is above that.
     let unit = board::KEY_UNIT;
@@ -245,14 +246,14 @@ fn edit_tree(size: usize, layout: &Layout) {
     };
     let mut scratch = SCRATCH.lock();
     let edited = {
-        let tree = Fdt::new(tree_memory(size)).expect("a device tree");
+        let tree = Fdt::new(tree_memory(size)).or_stop("device tree");
         tree.edit(&mut *scratch, &edits)
-            .expect("room for the device tree")
+            .or_stop("room for the device tree")
     };
-    let edited = scratch.get(..edited).expect("its size");
+    let edited = scratch.get(..edited).or_stop("room for the device tree");
     tree_memory(size)
         .get_mut(..edited.len())
-        .expect("room for the device tree")
+        .or_stop("room for the device tree")
         .copy_from_slice(edited);
 }
 
@@ -268,7 +269,7 @@ fn write_manifest(layout: &Layout) {
         root_ports: &ports[..count],
     };
     let mut words = [0; manifest::WORDS];
-    manifest::write(&mut words, QemuVirt::SHARED_PAGE, &machine).expect("a small machine");
+    manifest::write(&mut words, QemuVirt::SHARED_PAGE, &machine).or_stop("manifest");
     for (index, word) in words.iter().enumerate() {
         MONITOR.board().share(8 * index, &word.to_le_bytes());
     }

@@ -90,31 +90,33 @@ pub fn read_control_frame(address: u64, bytes: u8) -> u64 {
     }
 }
 
-/// Gives interrupts to the host, for `processors` processors; returns false if the unit does not answer.
+/// Gives interrupts to the host, for `processors` processors; returns none if the unit does not answer.
 #[must_use]
-pub fn start(processors: usize) -> bool {
+pub fn start(processors: usize) -> Option<()> {
     PRESENT.store(processors, Ordering::Relaxed);
     DISTRIBUTOR.write(GICD_CTLR, ENABLE);
     if !DISTRIBUTOR.poll(GICD_CTLR, |control| control & WRITE_PENDING == 0) {
-        return false;
+        return None;
     }
     // Shared interrupts start at 32; each register has the groups of 32.
     let lines = u64::from(DISTRIBUTOR.read(GICD_TYPER) & 0x1f);
     for register in 1..=lines {
         DISTRIBUTOR.write(GICD_IGROUPR + 4 * register, u32::MAX);
     }
-    (0..processors).all(|index| {
+    for index in 0..processors {
         let base = REDISTRIBUTORS + index as u64 * REDISTRIBUTOR_SIZE;
         // SAFETY: this processor's redistributor, mapped as device memory; the host does not run yet.
         let redistributor = unsafe { Mmio::new(base, REDISTRIBUTOR_SIZE) };
         let waker = redistributor.read(GICR_WAKER);
         redistributor.write(GICR_WAKER, waker & !PROCESSOR_SLEEP);
-        let awake = redistributor.poll(GICR_WAKER, |waker| waker & CHILDREN_ASLEEP == 0);
+        if !redistributor.poll(GICR_WAKER, |waker| waker & CHILDREN_ASLEEP == 0) {
+            return None;
+        }
         redistributor.write(GICR_IGROUPR0, HOST_PRIVATE);
         redistributor.write(GICR_IGRPMODR0, 0);
         redistributor.write(GICR_ISENABLER0, 1 << WAKE);
-        awake
-    })
+    }
+    Some(())
 }
 
 /// Wakes processor `index`.

@@ -130,6 +130,33 @@ unsafe impl defmt::Logger for Stream {
     }
 }
 
+/// Ends everything because of `what`, which the machine lacks or has wrong.
+pub fn stop(what: &'static str) -> ! {
+    defmt::error!("cannot boot: {=str}", what);
+    MONITOR.board().power_off()
+}
+
+/// Takes what the boot cannot go on without.
+pub trait OrStop<T> {
+    /// Returns the value, or ends everything because of `what`.
+    fn or_stop(self, what: &'static str) -> T;
+}
+
+impl<T> OrStop<T> for Option<T> {
+    fn or_stop(self, what: &'static str) -> T {
+        match self {
+            Some(value) => value,
+            None => stop(what),
+        }
+    }
+}
+
+impl<T, E> OrStop<T> for Result<T, E> {
+    fn or_stop(self, what: &'static str) -> T {
+        self.ok().or_stop(what)
+    }
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo) -> ! {
     // Whoever holds the lock has panicked or will wait until the power is gone.

@@ -1,14 +1,9 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Device registers and memory of other worlds, through the windows that `translation` makes.
+//! Device registers and memory of other worlds.
 
 use core::ptr;
-
-/// Offset of the window through which the monitor makes non-secure accesses.
-pub const HOST_WINDOW: u64 = 1 << 39;
-/// Offset of the window through which the monitor makes Realm accesses.
-pub const REALM_WINDOW: u64 = 2 << 39;
 
 /// A range of device registers, or of another world's memory.
 #[derive(Clone, Copy)]

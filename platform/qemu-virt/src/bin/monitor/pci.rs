@@ -8,7 +8,8 @@ use tsm_monitor::keys::{self, Registers};
 use tsm_monitor::manifest::Region;
 
 use crate::board;
-use crate::mmio::{Mmio, REALM_WINDOW};
+use crate::mmio::Mmio;
+use crate::translation::ECAM_WINDOW;
 
 /// Function of the key configuration unit: 00:10.0.
 pub const KEY_UNIT: u16 = 0x10 << 3;
@@ -27,7 +28,7 @@ const PORT_TYPE_ROOT: u32 = 4;
 
 /// Configuration space of bus 0, as the Realm world sees it.
 // SAFETY: mapped as device memory; only the monitor runs when this is used.
-const BUS0: Mmio = unsafe { Mmio::new(REALM_WINDOW + board::ECAM.base, 256 << 12) };
+const BUS0: Mmio = unsafe { Mmio::new(ECAM_WINDOW, 256 << 12) };
 
 fn read(rid: u16, offset: u64) -> u32 {
     BUS0.read(u64::from(rid) << 12 | offset)

@@ -3,20 +3,32 @@
 
 //! The monitor's address space. Its tables are constants in flash: nothing can change them.
 //!
-//! A virtual address is a physical address with the number of a window in bits 41:39: 0 makes Root
-//! accesses, 1 non-secure ones, 2 Realm ones. Only what the monitor uses is there:
+//! Only what the monitor uses is there. What is not Root says so by its address, so that no address of
+//! one world can be taken for one of another:
 //!
-//! | window | what |
-//! |---|---|
-//! | Root | 2 MiB of flash (read-only, the only part that can execute), SRAM, interrupt controller, the devices from 0x0900_0000, the key configuration unit |
-//! | non-secure | DRAM |
-//! | Realm | the 2 MiB that hold the page shared with R-EL2, configuration space |
+//! | virtual address | what | accesses are |
+//! |---|---|---|
+//! | first GiB | 2 MiB of flash (read-only, all that can execute), SRAM, interrupt controller, the devices from 0x0900_0000, the key configuration unit, each at its physical address | Root |
+//! | [`ECAM_WINDOW`] | configuration space | Realm |
+//! | [`SHARED_WINDOW`] | the 2 MiB that end with the page shared with R-EL2 | Realm |
+//! | [`HOST_WINDOW`] and up | DRAM below 256 GiB, at this offset | non-secure |
 
 use core::arch::global_asm;
 
-/// 4 KiB granules, 42-bit addresses, inner shareable write-back walks, 40-bit physical addresses; bits
+/// Where configuration space is: 256 MiB.
+pub const ECAM_WINDOW: u64 = 0x4000_0000;
+/// Where the 2 MiB at the physical address [`SHARED`] are.
+pub const SHARED_WINDOW: u64 = 0x7fe0_0000;
+/// Physical address of what [`SHARED_WINDOW`] shows.
+pub const SHARED: u64 = 0x7fe0_0000;
+/// Offset between a physical address of the host's memory and its virtual one.
+pub const HOST_WINDOW: u64 = 1 << HOST_BITS;
+/// Width of the physical addresses that the host window shows.
+pub const HOST_BITS: u32 = 38;
+
+/// 4 KiB granules, 39-bit addresses, inner shareable write-back walks, 40-bit physical addresses; bits
 /// 23 and 31 are RES1.
-pub const TCR: u64 = 22 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 23 | 1 << 31;
+pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 23 | 1 << 31;
 /// Index 0 is device memory, index 1 write-back memory.
 pub const MAIR: u64 = 0xff00;
 /// MMU, caches, alignment checks and WXN (what can be written cannot execute) on; RES1 bits.
@@ -59,46 +71,30 @@ root_gib0:
     blocks  0x3e000000, 0x3e200000, {device}
     nothing 0x3e200000, 0x40000000
 
-realm_gib1:
-    nothing 0x40000000, 0x7fe00000
-    blocks  0x7fe00000, 0x80000000, {shared}
-
-realm_gib256:
-    nothing 0x4000000000, 0x4010000000
+realm_gib:
     blocks  0x4010000000, 0x4020000000, {ecam}
-    nothing 0x4020000000, 0x4040000000
+    nothing 0x50000000, {shared_window}
+    blocks  {shared}, {shared} + 0x200000, {shared_memory}
 
-root_window:
+    .balign 0x1000
+    .global translation_root
+translation_root:
     .quad   root_gib0 + 3
-    .fill   511, 8, 0
-
-host_window:
-    .quad   0
+    .quad   realm_gib + 3
+    .fill   255, 8, 0
+    // DRAM, from 1 GiB on.
     .set    physical, 0x40000000
     .rept   255
     .quad   physical + {host}
     .set    physical, physical + 0x40000000
     .endr
-    .fill   256, 8, 0
-
-realm_window:
-    .quad   0
-    .quad   realm_gib1 + 3
-    .fill   254, 8, 0
-    .quad   realm_gib256 + 3
-    .fill   255, 8, 0
-
-    .global translation_root
-translation_root:
-    .quad   root_window + 3
-    .quad   host_window + 3
-    .quad   realm_window + 3
-    .fill   5, 8, 0
 "#,
     code = const MEMORY | READ_ONLY | ROOT,
     data = const MEMORY | NO_EXECUTE | ROOT,
     device = const BLOCK | NO_EXECUTE | ROOT,
     host = const MEMORY | NO_EXECUTE | NON_SECURE,
-    shared = const MEMORY | NO_EXECUTE | REALM,
+    shared = const SHARED,
+    shared_window = const SHARED_WINDOW,
+    shared_memory = const MEMORY | NO_EXECUTE | REALM,
     ecam = const BLOCK | NO_EXECUTE | REALM,
 );
