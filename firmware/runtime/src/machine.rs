@@ -8,7 +8,7 @@ use tsm_abi::el3::stream_info;
 use tsm_platform::{
     ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
     GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MemoryError,
-    MemoryFault, Object, Ownership, Platform, PlatformError, Processor, Rid, RootPort, Stage2,
+    MemoryFault, Object, Ownership, Pa, Platform, PlatformError, Processor, Rid, RootPort, Stage2,
     StreamId, Trace, TraceRecord, VcpuParams, Vmid,
 };
 
@@ -26,6 +26,8 @@ pub struct Machine {
     pub host: Window,
     /// The IOMMU, if the monitor gave it to the TSM.
     pub smmu: Option<Smmu>,
+    /// The register base of [`Self::smmu`], by which hosts name it.
+    pub units: Vec<Pa, 1>,
     /// Configuration space, if the monitor gave it to the TSM.
     pub ecam: Option<Ecam>,
     /// Whether host accesses to configuration space come to the TSM.
@@ -149,6 +151,9 @@ impl Ownership for Machine {
 }
 
 impl Iommu for Machine {
+    fn units(&self) -> &[Pa] {
+        &self.units
+    }
     fn covers(&self, stream: StreamId) -> bool {
         self.smmu.as_ref().is_some_and(|smmu| smmu.covers(stream))
     }

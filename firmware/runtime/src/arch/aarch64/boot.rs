@@ -13,7 +13,7 @@ use tsm_abi::RmiCode;
 use tsm_abi::el3::{self, BootStatus, ConfigAccess, Features};
 use tsm_core::{Region, Tsm};
 use tsm_iommu::{HostMap, host_map};
-use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Rid};
+use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Pa, Rid};
 
 use super::cpu::{self, MAX_CPUS};
 use super::entry::{STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
@@ -312,10 +312,13 @@ fn build(carver: &mut Carver, root: u64, manifest: &Manifest) -> Result<Machine,
     if let Some(range) = offer.reserved {
         reserved.push(range).map_err(|_| BootStatus::Unknown)?;
     }
+    let smmu = start_smmu(carver, root, manifest, offer.features)?;
+    let units = manifest.smmus.iter().copied().map(Pa);
     Ok(Machine {
         memory,
         host,
-        smmu: start_smmu(carver, root, manifest, offer.features)?,
+        units: units.take(smmu.iter().count()).collect(),
+        smmu,
         ecam: start_ecam(carver, root, manifest, offer.features)?,
         mediated: offer.features.contains(Features::CONFIG_MEDIATION),
         reserved,

@@ -442,11 +442,8 @@ unsafe fn classify(
             context.skip();
             return Some(GuestExit::Idle(syndrome()));
         }
-        Cause::Call => {
-            // A trapped SMC has not been executed.
-            context.skip();
-            return Some(GuestExit::Call);
-        }
+        // The core moves past the instruction, or has the guest repeat it.
+        Cause::Call => return Some(GuestExit::Call),
         Cause::Memory => {
             let FaultSyndrome { esr, far, hpfar } = syndrome();
             return Some(GuestExit::Fault(memory_fault(esr, far, hpfar)));
