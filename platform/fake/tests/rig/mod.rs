@@ -780,12 +780,14 @@ impl Rig {
         if self.vdev != 0 {
             self.take_interface_back();
         }
-        let _ = self.disconnect_stream();
-        let pumps = [self.port, self.device, self.port, self.device];
-        for pdev in pumps {
-            let _ = self.pump_device(pdev);
+        // Twice: a stream that was coming up comes up first.
+        for _ in 0..2 {
+            let _ = self.disconnect_stream();
+            for pdev in [self.port, self.device, self.port, self.device] {
+                let _ = self.pump_device(pdev);
+            }
+            let _ = self.complete_stream();
         }
-        let _ = self.complete_stream();
         for pdev in [self.device, self.port] {
             if pdev != 0 {
                 self.take_device_back(pdev);

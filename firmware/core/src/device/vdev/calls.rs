@@ -309,7 +309,10 @@ pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
     if comm == Comm::Idle {
         return Err(Error::Device);
     }
-    with(context, names.object, |vdev| vdev.request = None)?;
+    with(context, names.object, |vdev| {
+        vdev.request = None;
+        vdev.comm = Comm::Error;
+    })?;
     if comm == Comm::Active {
         pdev::fail(context, &registry, names.device);
     } else if !cut_off(context, names.object) {

@@ -1,0 +1,537 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a host or guest may try with a device, and what becomes of it.
+
+mod rig;
+
+use rig::{DATA_IPA, DEVICE_IPA, PAGE, PRIVATE_PAGES, Pumped, Rig};
+use tsm_abi::RmiStatus;
+use tsm_abi::rmi::{AddressRange, Call, PdevCategory};
+use tsm_platform::Rid;
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, ROOT_PORT, success};
+
+const ERROR: u64 = 4;
+/// Guest statuses.
+const INPUT: u64 = 1;
+const DEVICE: u64 = 5;
+/// The MSI-X table's page.
+const MSIX_TABLE: u64 = ENDPOINT_BAR + 0x2000;
+
+#[test]
+fn the_host_cannot_read_the_guests_device() {
+    let rig = Rig::running();
+    assert_eq!(rig.host.fake.host_load(ENDPOINT_BAR, 4), None);
+    assert_eq!(rig.host.fake.host_store(ENDPOINT_BAR, &[1]), None);
+}
+
+#[test]
+fn memory_is_accepted_only_as_the_device_reports_it() {
+    let rig = Rig::locked();
+    let nonces = rig.nonces();
+    let cases = [
+        (DEVICE_IPA, MSIX_TABLE, 1, "the MSI-X table"),
+        (DEVICE_IPA, MSIX_TABLE + PAGE, 1, "the pending bits"),
+        (DEVICE_IPA, ENDPOINT_BAR + PAGE, 2, "two ranges"),
+        (DEVICE_IPA, ENDPOINT_BAR - PAGE, 1, "before the BAR"),
+        (DEVICE_IPA, 0x8000_0000, 1, "memory"),
+        (DEVICE_IPA, 0xffff_ffff_ffff_f000, 1, "the end of the world"),
+    ];
+    for (ipa, physical, pages, what) in cases {
+        let (exit, registers) = rig.ask_memory(ipa, physical, pages, nonces);
+        assert_ne!(exit.exit_reason.get(), 9, "{what}");
+        assert_eq!(registers.get()[0], INPUT, "{what}");
+    }
+}
+
+#[test]
+fn evidence_that_is_stale_or_was_never_fetched_grants_nothing() {
+    let mut rig = Rig::locked();
+    let nonces = rig.nonces();
+    for index in 0..3 {
+        for value in [0, nonces[index] ^ 1] {
+            let mut wrong = nonces;
+            wrong[index] = value;
+            let (_, registers) = rig.ask_memory(DEVICE_IPA, ENDPOINT_BAR, 1, wrong);
+            assert_eq!(registers.get()[0], DEVICE);
+        }
+    }
+    rig.accept_memory();
+    rig.start();
+    for index in 0..3 {
+        let mut wrong = nonces;
+        wrong[index] = 0;
+        assert_eq!(rig.enable_dma(wrong), DEVICE);
+    }
+    assert_eq!(rig.dma(DATA_IPA), None);
+    // The guest judged measurements, and the host had others fetched since.
+    rig.measure();
+    assert_eq!(rig.enable_dma(nonces), DEVICE);
+    let fresh = rig.nonces();
+    assert_eq!(rig.enable_dma(fresh), 0);
+}
+
+#[test]
+fn evidence_of_one_lock_is_void_after_the_next() {
+    let mut rig = Rig::locked();
+    let old = rig.nonces();
+    rig.unlock();
+    rig.lock();
+    rig.measure();
+    rig.report();
+    let (_, registers) = rig.ask_memory(DEVICE_IPA, ENDPOINT_BAR, 1, old);
+    assert_eq!(registers.get()[0], DEVICE);
+    rig.start();
+    assert_eq!(rig.enable_dma(old), DEVICE);
+}
+
+#[test]
+fn a_lock_in_between_voids_what_the_guest_asked_for() {
+    let mut rig = Rig::locked();
+    rig.host.delegate(ENDPOINT_BAR, PRIVATE_PAGES);
+    let nonces = rig.nonces();
+    let (exit, registers) = rig.ask_memory(DEVICE_IPA, ENDPOINT_BAR, 1, nonces);
+    assert_eq!(exit.exit_reason.get(), 9);
+    rig.unlock();
+    rig.lock();
+    rig.measure();
+    rig.report();
+    assert_eq!(rig.map(DEVICE_IPA, ENDPOINT_BAR, 1), RmiStatus::SUCCESS);
+    assert_eq!(rig.validate(DEVICE_IPA, 1), RmiStatus::INPUT);
+    assert_eq!(rig.reach(DEVICE_IPA), None);
+    rig.reject();
+    assert_eq!(registers.get(), [0, DEVICE_IPA, 1]);
+    rig.take_back();
+}
+
+#[test]
+fn an_unlock_in_between_voids_what_the_guest_asked_for() {
+    let mut rig = Rig::locked();
+    rig.host.delegate(ENDPOINT_BAR, PRIVATE_PAGES);
+    let nonces = rig.nonces();
+    rig.ask_memory(DEVICE_IPA, ENDPOINT_BAR, 1, nonces);
+    assert_eq!(rig.map(DEVICE_IPA, ENDPOINT_BAR, 1), RmiStatus::SUCCESS);
+    let reply = unlock_reply(&rig);
+    assert_eq!(
+        reply,
+        [16, ENDPOINT_BAR],
+        "the granule that is still mapped"
+    );
+    assert_eq!(rig.unmap(DEVICE_IPA, 1), RmiStatus::SUCCESS);
+    assert_eq!(rig.ask_unlock(), RmiStatus::SUCCESS);
+    assert_eq!(rig.map(DEVICE_IPA, ENDPOINT_BAR, 1), RmiStatus::SUCCESS);
+    assert_eq!(
+        rig.validate(DEVICE_IPA, 1),
+        RmiStatus::INPUT,
+        "unlocking has begun"
+    );
+    assert_eq!(rig.pump_interface(), Pumped::Done);
+    assert_eq!(rig.validate(DEVICE_IPA, 1), RmiStatus::INPUT);
+    assert_eq!(rig.reach(DEVICE_IPA), None);
+    rig.take_back();
+}
+
+fn unlock_reply(rig: &Rig) -> [u64; 2] {
+    let (rd, pdev, vdev) = rig.names();
+    let [status, address, ..] = rig.host.call(Call::VdevUnlock { rd, pdev, vdev });
+    [status, address]
+}
+
+#[test]
+fn the_host_maps_another_page_than_the_guest_asked_for_in_vain() {
+    let rig = Rig::locked();
+    rig.host.delegate(ENDPOINT_BAR, PRIVATE_PAGES);
+    let nonces = rig.nonces();
+    rig.ask_memory(DEVICE_IPA, ENDPOINT_BAR, 1, nonces);
+    assert_eq!(
+        rig.map(DEVICE_IPA, ENDPOINT_BAR + PAGE, 1),
+        RmiStatus::SUCCESS
+    );
+    assert_ne!(rig.validate(DEVICE_IPA, 1), RmiStatus::SUCCESS);
+    assert_eq!(rig.reach(DEVICE_IPA), None);
+    // Nor where the guest did not ask for it.
+    assert_eq!(rig.unmap(DEVICE_IPA, 1), RmiStatus::SUCCESS);
+    assert_eq!(
+        rig.map(DEVICE_IPA + PAGE, ENDPOINT_BAR, 1),
+        RmiStatus::SUCCESS
+    );
+    assert_eq!(rig.validate(DEVICE_IPA + PAGE, 1), RmiStatus::INPUT);
+    assert_eq!(rig.reach(DEVICE_IPA + PAGE), None);
+}
+
+#[test]
+fn only_memory_of_the_interface_is_mapped_for_it() {
+    let rig = Rig::locked();
+    let outside = ENDPOINT_BAR + 0x4000;
+    rig.host.delegate(outside, 1);
+    assert_eq!(rig.map(DEVICE_IPA, outside, 1), RmiStatus::INPUT);
+    let memory = rig.host.delegated();
+    assert_eq!(rig.map(DEVICE_IPA, memory, 1), RmiStatus::INPUT);
+    assert_ne!(
+        rig.map(DEVICE_IPA, ENDPOINT_BAR, 1),
+        RmiStatus::SUCCESS,
+        "the host's still"
+    );
+    assert_eq!(rig.map(DEVICE_IPA, rig.realm.rd, 1), RmiStatus::INPUT);
+}
+
+#[test]
+fn one_range_is_accepted_at_one_place() {
+    let rig = Rig::locked();
+    rig.accept_memory();
+    let nonces = rig.nonces();
+    let elsewhere = DEVICE_IPA + 0x1_0000;
+    let (_, registers) = rig.ask_memory(elsewhere, ENDPOINT_BAR, 1, nonces);
+    assert_eq!(registers.get()[0], INPUT);
+    assert_eq!(rig.unmap(DEVICE_IPA, PRIVATE_PAGES), RmiStatus::SUCCESS);
+    let (exit, _) = rig.ask_memory(elsewhere, ENDPOINT_BAR, 1, nonces);
+    assert_eq!(exit.exit_reason.get(), 9, "it is free again");
+}
+
+#[test]
+fn dma_does_not_start_while_the_host_reaches_the_device() {
+    let mut rig = Rig::locked();
+    rig.start();
+    let nonces = rig.nonces();
+    assert_eq!(rig.enable_dma(nonces), DEVICE);
+    rig.host.delegate(ENDPOINT_BAR, 1);
+    assert_eq!(rig.enable_dma(nonces), DEVICE, "one page is not all");
+    rig.host.delegate(ENDPOINT_BAR + PAGE, 1);
+    assert_eq!(rig.enable_dma(nonces), 0);
+}
+
+#[test]
+fn the_host_gets_a_page_back_only_after_the_device_is_cut_off() {
+    let rig = Rig::running();
+    assert_eq!(rig.unmap(DEVICE_IPA, PRIVATE_PAGES), RmiStatus::SUCCESS);
+    assert_eq!(
+        rig.state(),
+        3,
+        "unmapping alone only takes the guest's access"
+    );
+    assert!(rig.dma(DATA_IPA).is_some());
+    rig.host.undelegate(ENDPOINT_BAR, 1);
+    assert_eq!(rig.state(), ERROR);
+    assert_eq!(rig.dma(DATA_IPA), None);
+}
+
+#[test]
+fn a_guest_cannot_start_dma_before_the_device_runs() {
+    let rig = Rig::locked();
+    rig.host.delegate(ENDPOINT_BAR, PRIVATE_PAGES);
+    let nonces = rig.nonces();
+    assert_eq!(rig.enable_dma(nonces), DEVICE);
+    assert_eq!(rig.dma(DATA_IPA), None);
+}
+
+#[test]
+fn the_host_must_name_the_object_that_the_guest_means() {
+    let rig = Rig::locked();
+    let vdev_id = 0x1234;
+    let call = tsm_abi::rsi::Call::VdevDmaDisable { vdev_id };
+    let (function, arguments) = call.encode();
+    let registers: Vec<u64> = std::iter::once(function).chain(arguments).collect();
+    rig.host.fake.script().call(&registers);
+    assert_eq!(rig.host.enter(&rig.realm).exit_reason.get(), 8);
+    let (rec, vdev) = (rig.realm.rec, rig.vdev);
+    let status = rig.host.status(Call::VdevComplete { rec, vdev });
+    assert_eq!(status, RmiStatus::INPUT, "another id");
+    let status = rig.host.status(Call::VdevComplete {
+        rec,
+        vdev: rig.device,
+    });
+    assert_eq!(status, RmiStatus::INPUT, "another object");
+    // A host that knows no such device says so by going on.
+    rig.host
+        .fake
+        .script()
+        .look(|_, vcpu| assert_eq!(vcpu.gprs[0], INPUT));
+    rig.host.enter(&rig.realm);
+    assert!(rig.host.fake.script().is_done());
+    let status = rig.host.status(Call::VdevComplete { rec, vdev });
+    assert_eq!(status, RmiStatus::INPUT, "nothing was asked");
+}
+
+#[test]
+fn a_realm_with_a_device_is_not_destroyed() {
+    let mut rig = Rig::running();
+    let rd = rig.realm.rd;
+    success(rig.host.call(Call::RealmTerminate { rd }));
+    assert_eq!(rig.host.status(Call::RealmDestroy { rd }), RmiStatus::REALM);
+    rig.take_back();
+}
+
+#[test]
+fn an_interface_is_created_only_where_everything_fits() {
+    let rig = Rig::connected();
+    let good = rig.vdev_params();
+    let mut cases = Vec::new();
+    let mut case = |what, change: &dyn Fn(&mut tsm_abi::rmi::VdevParams)| {
+        let mut params = good.clone();
+        change(&mut params);
+        cases.push((what, params));
+    };
+    let range = |base: u64, top: u64| AddressRange {
+        base: base.into(),
+        top: top.into(),
+    };
+    case("flags", &|params| params.flags = 1.into());
+    case("another device's function", &|params| {
+        params.tdi_id = 0x0108.into()
+    });
+    case("no function", &|params| params.tdi_id = 0x1_0100.into());
+    case("too many ranges", &|params| {
+        params.num_addr_range = 9.into()
+    });
+    case("memory", &|params| {
+        params.addr_range[0] = range(0x8000_0000, 0x8000_1000)
+    });
+    case("outside the BAR", &|params| {
+        params.addr_range[0] = range(ENDPOINT_BAR, ENDPOINT_BAR + 0x5000);
+    });
+    case("reserved", &|params| {
+        params.addr_range[0] = range(0x10e0_0000, 0x10e0_1000)
+    });
+    case("unaligned", &|params| {
+        params.addr_range[0] = range(ENDPOINT_BAR + 1, ENDPOINT_BAR + PAGE)
+    });
+    case("empty", &|params| {
+        params.addr_range[0] = range(ENDPOINT_BAR, ENDPOINT_BAR)
+    });
+    case("not sorted", &|params| {
+        params.num_addr_range = 2.into();
+        params.addr_range[0] = range(ENDPOINT_BAR + PAGE, ENDPOINT_BAR + 2 * PAGE);
+        params.addr_range[1] = range(ENDPOINT_BAR, ENDPOINT_BAR + PAGE);
+    });
+    let before = rig.host.snapshot();
+    for (what, params) in cases {
+        assert_eq!(
+            rig.create_interface(&params),
+            Err(RmiStatus::INPUT),
+            "{what}"
+        );
+        let after = rig.host.snapshot();
+        assert_eq!(after.states, before.states, "{what}");
+        assert_eq!(after.streams, before.streams, "{what}");
+        assert_eq!(after.functions, before.functions, "{what}");
+    }
+    let vdev = rig.create_interface(&good).unwrap();
+    assert_eq!(
+        rig.create_interface(&good),
+        Err(RmiStatus::INPUT),
+        "it has an owner"
+    );
+    let (rd, pdev) = (rig.realm.rd, rig.device);
+    success(rig.host.call(Call::VdevDestroy { rd, pdev, vdev }));
+}
+
+#[test]
+fn a_second_realm_gets_nothing_of_the_first_ones_device() {
+    let rig = Rig::running();
+    let other = rig.host.realm();
+    let (pdev, vdev) = (rig.device, rig.vdev);
+    let rd = other.rd;
+    assert_eq!(
+        rig.host.status(Call::VdevLock { rd, pdev, vdev }),
+        RmiStatus::INPUT
+    );
+    assert_eq!(
+        rig.host.status(Call::VdevUnlock { rd, pdev, vdev }),
+        RmiStatus::DEVICE
+    );
+    assert_eq!(
+        rig.host.status(Call::VdevDestroy { rd, pdev, vdev }),
+        RmiStatus::DEVICE
+    );
+    let mapped = rig.host.status(Call::RttDevMap {
+        rd,
+        vdev,
+        base: 0,
+        top: PAGE,
+        flags: 1,
+        oaddr: ENDPOINT_BAR | 1 << 2,
+    });
+    assert_eq!(mapped, RmiStatus::INPUT);
+    assert_eq!(rig.state(), 3);
+    rig.host.reclaim(&other);
+}
+
+#[test]
+fn devices_are_what_configuration_space_says() {
+    let rig = Rig::new();
+    let port = |rid| Rig::pdev_params(PdevCategory::RootPort, rid);
+    let endpoint = |rid| Rig::pdev_params(PdevCategory::EndpointOffChip, rid);
+    assert_eq!(
+        rig.create_device(&port(ENDPOINT)),
+        Err(RmiStatus::INPUT),
+        "no bridge"
+    );
+    assert_eq!(
+        rig.create_device(&endpoint(ROOT_PORT)),
+        Err(RmiStatus::INPUT),
+        "a bridge"
+    );
+    assert_eq!(
+        rig.create_device(&endpoint(Rid(0x0200))),
+        Err(RmiStatus::INPUT),
+        "nothing"
+    );
+    assert_eq!(
+        rig.create_device(&endpoint(Rid(0x0080))),
+        Err(RmiStatus::INPUT),
+        "hidden"
+    );
+    let mut params = endpoint(ENDPOINT);
+    params.rid_base = 0x101.into();
+    params.rid_top = 0x102.into();
+    assert_eq!(
+        rig.create_device(&params),
+        Err(RmiStatus::INPUT),
+        "not its own id"
+    );
+    let mut params = endpoint(ENDPOINT);
+    params.hash_algo = 9;
+    assert_eq!(rig.create_device(&params), Err(RmiStatus::INPUT));
+    params.hash_algo = 0;
+    assert_eq!(rig.create_device(&params), Err(RmiStatus::NOT_SUPPORTED));
+    let on_chip = Rig::pdev_params(PdevCategory::EndpointOnChip, ENDPOINT);
+    assert_eq!(rig.create_device(&on_chip), Err(RmiStatus::NOT_SUPPORTED));
+    rig.create_device(&endpoint(ENDPOINT)).unwrap();
+    assert_eq!(
+        rig.create_device(&endpoint(ENDPOINT)),
+        Err(RmiStatus::INPUT),
+        "it exists"
+    );
+}
+
+#[test]
+fn a_stream_needs_a_device_below_its_root_port() {
+    let mut rig = Rig::new();
+    rig.create_ends();
+    rig.open_session();
+    // The host moves the bus behind the root port away.
+    let write = Some(0x0007_0700);
+    rig.host
+        .tsm
+        .host_config_access(&rig.host.fake, ROOT_PORT, 0x18, 4, write);
+    let mut params: tsm_abi::rmi::PdevStreamParams = zerocopy::FromZeros::new_zeroed();
+    params.stream_type = 1.into();
+    params.pdev_1 = rig.port.into();
+    params.pdev_2 = rig.device.into();
+    let connect = |host: &Host, params: &tsm_abi::rmi::PdevStreamParams| {
+        let params = host.page_with(zerocopy::IntoBytes::as_bytes(params));
+        host.status(Call::PdevStreamConnect { params })
+    };
+    assert_eq!(connect(&rig.host, &params), RmiStatus::INPUT);
+    let write = Some(0x0001_0100);
+    rig.host
+        .tsm
+        .host_config_access(&rig.host.fake, ROOT_PORT, 0x18, 4, write);
+    params.stream_type = 2.into();
+    assert_eq!(connect(&rig.host, &params), RmiStatus::NOT_SUPPORTED);
+    params.stream_type = 1.into();
+    params.ide_sid = 256.into();
+    assert_eq!(connect(&rig.host, &params), RmiStatus::INPUT);
+    params.ide_sid = 9.into();
+    assert_eq!(connect(&rig.host, &params), RmiStatus::SUCCESS);
+    assert_eq!(connect(&rig.host, &params), RmiStatus::INPUT, "it has one");
+    rig.handle = rig.device | 1;
+    rig.take_back();
+}
+
+#[test]
+fn nothing_locks_over_a_link_that_is_not_secure() {
+    let mut rig = Rig::new();
+    rig.create_ends();
+    rig.open_session();
+    let params = rig.vdev_params();
+    assert_eq!(
+        rig.create_interface(&params),
+        Err(RmiStatus::DEVICE),
+        "there is no stream"
+    );
+    rig.ask_for_stream();
+    assert_eq!(
+        rig.create_interface(&params),
+        Err(RmiStatus::DEVICE),
+        "not connected yet"
+    );
+    rig.pump_stream();
+    rig.assign();
+    assert_eq!(
+        rig.disconnect_stream(),
+        RmiStatus::DEVICE,
+        "interfaces rest on it"
+    );
+    let pdev = rig.device;
+    assert_eq!(rig.host.status(Call::PdevStop { pdev }), RmiStatus::DEVICE);
+    assert_eq!(
+        rig.host.status(Call::PdevDestroy { pdev }),
+        RmiStatus::DEVICE
+    );
+    rig.take_back();
+}
+
+#[test]
+fn one_exchange_at_a_time_uses_the_session() {
+    let mut rig = Rig::locked();
+    assert_eq!(rig.ask_report(), RmiStatus::SUCCESS);
+    assert_eq!(
+        rig.ask_start(),
+        RmiStatus::DEVICE,
+        "an exchange is asked for"
+    );
+    assert_eq!(rig.ask_unlock(), RmiStatus::DEVICE);
+    rig.begin(rig.interface_pump());
+    assert_eq!(rig.refresh_keys(), RmiStatus::SUCCESS);
+    assert_eq!(rig.pump_device(rig.port), Pumped::Wait);
+    let busy = rig.pump_device(rig.device);
+    assert_eq!(busy, Pumped::Failed(RmiStatus::BUSY));
+    assert_eq!(rig.state(), 2, "nothing was lost by asking");
+}
+
+#[test]
+fn the_pump_checks_what_the_host_brings() {
+    let mut rig = Rig::assigned();
+    let pump = rig.interface_pump();
+    let idle = rig.answer(pump, Some(&[1, 2, 3, 4]));
+    assert_eq!(idle, RmiStatus::DEVICE, "nothing was asked for");
+    assert_eq!(rig.ask_lock(), RmiStatus::SUCCESS);
+    let early = rig.answer(pump, Some(&[1, 2, 3, 4]));
+    assert_eq!(early, RmiStatus::DEVICE, "no request is out");
+    let (rd, pdev, vdev) = rig.names();
+    let far = |data| {
+        rig.host.status(Call::VdevCommunicate {
+            rd,
+            pdev,
+            vdev,
+            data,
+        })
+    };
+    assert_eq!(far(0x7000_0000), RmiStatus::INPUT);
+    assert_eq!(far(rig.realm.rd), RmiStatus::INPUT);
+    assert_eq!(far(1), RmiStatus::INPUT);
+    assert_eq!(rig.pump_interface(), Pumped::Done);
+    assert_eq!(rig.state(), 2, "and none of it did harm");
+}
+
+#[test]
+fn a_guest_without_leave_for_devices_gets_none() {
+    let rig = Rig::connected();
+    let mut params = rig.host.realm_params();
+    params.flags0 = 0.into();
+    let rd = rig.host.delegated();
+    let page = rig.host.page_with(zerocopy::IntoBytes::as_bytes(&params));
+    success(rig.host.call(Call::RealmCreate { rd, params: page }));
+    let vdev = rig.host.delegated();
+    let vdev_params = rig
+        .host
+        .page_with(zerocopy::IntoBytes::as_bytes(&rig.vdev_params()));
+    let call = Call::VdevCreate {
+        rd,
+        pdev: rig.device,
+        vdev,
+        params: vdev_params,
+    };
+    assert_eq!(rig.host.status(call), RmiStatus::REALM);
+}
