@@ -136,12 +136,11 @@ fn is_our_suite(selected: &Algorithms<'_>) -> bool {
         && selected.asym == ours.asym
         && selected.hash == ours.hash;
     let once = |wanted: &Algorithm| {
-        selected
+        let mut found = selected
             .algorithms
             .iter()
-            .filter(|algorithm| *algorithm == wanted)
-            .count()
-            == 1
+            .filter(|algorithm| *algorithm == wanted);
+        found.next().is_some() && found.next().is_none()
     };
     // A kind that was not offered may be listed, with nothing selected.
     let no_other = selected
