@@ -191,11 +191,22 @@ impl Table {
             .map(|(_, word)| State::of(word.load(Ordering::Acquire)))
     }
 
-    /// Returns the number of references to the granule at `address`, which another call may change
-    /// at any time.
-    pub fn references(&self, address: u64) -> Result<u32> {
+    /// Returns the references to the granule at `address`.
+    pub(crate) fn references(&self, address: u64) -> Result<u32> {
         let (_, word) = self.find(address)?;
         Ok(word.load(Ordering::Acquire) >> REFERENCE_SHIFT)
+    }
+
+    /// Yields address, state and references of each granule that is not plainly the host's.
+    pub fn in_use(&self) -> impl Iterator<Item = (u64, State, u32)> {
+        let words = self.regions.iter().flat_map(|region| {
+            let bases = (region.range.base()..).step_by(GRANULE_BYTES);
+            bases.zip(region.words)
+        });
+        words.filter_map(|(address, word)| {
+            let value = word.load(Ordering::Acquire);
+            (value != 0).then(|| (address, State::of(value), value >> REFERENCE_SHIFT))
+        })
     }
 
     /// Adds `count` references. The caller holds a lock that keeps the granule what it is.

@@ -11,7 +11,7 @@ use tsm_abi::rmi::{
     BlockSize, Call, MapFlags, RangeDescriptor, RealmFlags0, RealmParams, RecEnter, RecExit,
     RecParams, RecParamsFlags, VERSION,
 };
-use tsm_core::{State, Tsm};
+use tsm_core::Tsm;
 use tsm_platform::GRANULE_SIZE;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -375,7 +375,7 @@ impl Host {
             for level in (START_LEVEL + 1..=3).rev() {
                 let covered = 1_u64 << (12 + 9 * (4 - level));
                 let table = ipa - covered.min(ipa);
-                if ipa % covered == 0 && table >= base {
+                if ipa.is_multiple_of(covered) && table >= base {
                     let reply = self.call(Call::RttDestroy {
                         rd,
                         ipa: table,
@@ -415,19 +415,8 @@ impl Host {
     /// Returns everything that a test can see, to compare before and after.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let table = self.tsm.granules();
-        let states = (DRAM_BASE..DRAM_TOP)
-            .chain(crate::MMIO_BASE..crate::MMIO_TOP)
-            .step_by(4096)
-            .filter_map(|address| {
-                Some((
-                    address,
-                    table.state(address).ok()?,
-                    table.references(address).ok()?,
-                ))
-            })
-            .filter(|(_, state, references)| *state != State::Undelegated || *references != 0)
-            .map(|(address, state, references)| (address, (state as u8, references)));
+        let used = self.tsm.granules().in_use();
+        let states = used.map(|(address, state, references)| (address, (state as u8, references)));
         Snapshot {
             states: states.collect(),
             contents: self.fake.contents(),

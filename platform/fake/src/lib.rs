@@ -63,7 +63,7 @@ pub struct Fake {
     functions: Mutex<BTreeMap<Rid, Function>>,
     reserved: Vec<GranuleRange>,
     hidden: Vec<Rid>,
-    keys: Mutex<BTreeMap<(Rid, u8, u8, u8, bool), KeyRecord>>,
+    keys: Mutex<BTreeMap<KeyPlace, KeyRecord>>,
     script: Script,
     trace: Mutex<Vec<TraceRecord>>,
     random: Mutex<u64>,
@@ -137,7 +137,10 @@ impl Fake {
     }
 }
 
-const fn key_of(port: Rid, slot: KeySlot) -> (Rid, u8, u8, u8, bool) {
+/// Port, stream, key set, sub-stream, and whether it transmits.
+type KeyPlace = (Rid, u8, u8, u8, bool);
+
+const fn key_of(port: Rid, slot: KeySlot) -> KeyPlace {
     (
         port,
         slot.stream,

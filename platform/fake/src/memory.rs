@@ -10,11 +10,13 @@ use tsm_platform::{
     GRANULE_SIZE, Granule, GranuleMemory, GranuleRange, HostFault, HostMemory, HostPa, MemoryError,
     Object, PlatformError,
 };
+use zerocopy::IntoBytes;
 
 use crate::{DRAM_BASE, DRAM_TOP, Fake, FaultPoint, MMIO_BASE, MMIO_TOP, granule, lock};
 
 const BYTES: usize = 4096;
 const ENTRIES: usize = 512;
+const ZEROS: [u8; BYTES] = [0; BYTES];
 
 /// A world that a granule belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ enum Content {
 pub(crate) struct Memory {
     granules: BTreeMap<Granule, Content>,
     realm: BTreeSet<Granule>,
+    /// Address and length of each copy from host memory since they were last taken.
+    copies_in: Vec<(u64, usize)>,
 }
 
 const fn is_memory(address: u64) -> bool {
@@ -156,21 +160,21 @@ impl Fake {
     pub fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
         let memory = lock(&self.memory);
         let bytes = memory.granules.iter().filter_map(|(granule, content)| {
-            let bytes = match content {
-                Content::Raw(bytes) => bytes.to_vec(),
-                Content::Table(entries) => entries
-                    .iter()
-                    .flat_map(|entry| entry.to_le_bytes())
-                    .collect(),
-                Content::Object(_) => vec![1],
-                Content::Borrowed => vec![2],
+            let bytes: &[u8] = match content {
+                Content::Raw(bytes) => &**bytes,
+                Content::Table(entries) => entries.as_bytes(),
+                Content::Object(_) => &[1],
+                Content::Borrowed => &[2],
             };
-            bytes
-                .iter()
-                .any(|byte| *byte != 0)
-                .then_some((granule.address(), bytes))
+            let is_zero = *bytes == ZEROS[..bytes.len()];
+            (!is_zero).then(|| (granule.address(), bytes.to_vec()))
         });
         bytes.collect()
+    }
+
+    /// Takes the list of copies from host memory: address and length of each.
+    pub fn take_copies_in(&self) -> Vec<(u64, usize)> {
+        std::mem::take(&mut lock(&self.memory).copies_in)
     }
 
     /// Reads an entry as a table walker does, whatever the granule is.
@@ -203,6 +207,7 @@ impl Fake {
 impl HostMemory for Fake {
     fn host_read(&self, from: HostPa, out: &mut [u8]) -> Result<(), HostFault> {
         self.reach(FaultPoint::HostRead).map_err(|()| HostFault)?;
+        lock(&self.memory).copies_in.push((from.0, out.len()));
         let bytes = self.host_load(from.0, out.len()).ok_or(HostFault)?;
         out.copy_from_slice(&bytes);
         Ok(())

@@ -1,0 +1,623 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a guest sees: its calls, its faults, its measurements.
+
+use tsm_abi::rmi::{Call, MapFlags, RecEnter, RecEnterFlags, RecParams};
+use tsm_abi::{RmiStatus, rsi};
+use tsm_platform::{Access, GuestExit, Ipa};
+use tsm_platform_fake::{Host, Realm, STATUS_SUCCESS, fault, success};
+use zerocopy::{FromZeros, IntoBytes};
+
+const PAGE: u64 = 0x1000;
+const EXIT_SYNC: u64 = 0;
+const EXIT_IRQ: u64 = 1;
+const EXIT_PSCI: u64 = 3;
+const EXIT_RIPAS: u64 = 4;
+const EXIT_HOST_CALL: u64 = 5;
+
+fn guest_call(host: &Host, call: rsi::Call) {
+    let (function, arguments) = call.encode();
+    host.fake
+        .script()
+        .call(&[&[function], &arguments[..]].concat());
+}
+
+/// Makes the guest check its first registers.
+fn expect(host: &Host, registers: &[u64]) {
+    let registers = registers.to_vec();
+    host.fake.script().look(move |_, vcpu| {
+        assert_eq!(vcpu.gprs[..registers.len()], registers);
+    });
+}
+
+/// Returns an active realm whose first four pages are private memory, all there.
+fn realm_with_memory(host: &Host) -> Realm {
+    let realm = host.new_realm();
+    host.init_ripas(&realm, 0, 4 * PAGE);
+    success(host.call(Call::RealmActivate { rd: realm.rd }));
+    for page in 0..4 {
+        host.map_private(&realm, page * PAGE);
+    }
+    realm
+}
+
+#[test]
+fn versions_1_0_and_1_1_are_accepted_and_others_refused() {
+    let host = Host::activated();
+    let realm = host.realm();
+    let answers = [
+        (0x1_0000, [0, 0x1_0000]),
+        (0x1_0001, [0, 0x1_0001]),
+        (0x1_0002, [1, 0x1_0001]),
+        (0x0_0001, [1, 0x1_0000]),
+        (u64::MAX, [1, 0x1_0001]),
+    ];
+    for (requested, [status, lower]) in answers {
+        guest_call(&host, rsi::Call::Version { requested });
+        expect(&host, &[status, lower, 0x1_0001, 0]);
+    }
+    for _ in answers {
+        host.enter(&realm);
+    }
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn a_call_that_does_not_exist_answers_all_ones_and_keeps_other_registers() {
+    let host = Host::activated();
+    let realm = host.realm();
+    for function in [0xc400_0194, 0xc400_01bf, 0xc600_0000, 0x8600_ff01] {
+        host.fake.script().call(&[function, 1, 2, 3, 4]);
+        expect(&host, &[u64::MAX, 1, 2, 3, 4]);
+        host.enter(&realm);
+    }
+    // PSCI answers the same for its own range, and the program counter moved past each call.
+    host.fake.script().call(&[0x8400_0013]);
+    expect(&host, &[u64::MAX]);
+    host.fake
+        .script()
+        .look(|_, vcpu| assert_eq!(vcpu.pc, 0x1000 + 5 * 4));
+    host.enter(&realm);
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn a_realm_reads_its_configuration() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    guest_call(&host, rsi::Call::RealmConfig { ipa: PAGE });
+    host.fake.script().look(|fake, vcpu| {
+        assert_eq!(vcpu.gprs[0], 0);
+        assert_eq!(
+            vcpu.load::<9>(fake, PAGE).unwrap(),
+            [39, 0, 0, 0, 0, 0, 0, 0, 2]
+        );
+        assert_eq!(vcpu.load::<64>(fake, PAGE + 0x200).unwrap(), [0x5a; 64]);
+    });
+    host.enter(&realm);
+    // Not aligned, shared, empty, beyond the address space.
+    for ipa in [
+        PAGE + 0x100,
+        Realm::SHARED,
+        5 * PAGE,
+        1 << 39,
+        u64::MAX - 0xfff,
+    ] {
+        guest_call(&host, rsi::Call::RealmConfig { ipa });
+        expect(&host, &[1, 0, 0, 0]);
+        host.enter(&realm);
+    }
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn memory_changes_state_only_as_the_guest_asks_and_as_far_as_the_host_does_it() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    guest_call(
+        &host,
+        rsi::Call::IpaStateSet {
+            base: PAGE,
+            top: 3 * PAGE,
+            ripas: 0,
+            flags: 0,
+        },
+    );
+    let exit = host.enter(&realm);
+    let seen = (
+        exit.ripas_base.get(),
+        exit.ripas_top.get(),
+        exit.ripas_value,
+    );
+    assert_eq!(
+        (exit.exit_reason.get(), seen),
+        (EXIT_RIPAS, (PAGE, 3 * PAGE, 0))
+    );
+    let set = |base, top| Call::RttSetRipas {
+        rd: realm.rd,
+        rec: realm.rec,
+        base,
+        top,
+    };
+    assert_eq!(success(host.call(set(PAGE, 2 * PAGE)))[0], 2 * PAGE);
+    // The part that is done cannot be done again.
+    assert_eq!(host.status(set(PAGE, 2 * PAGE)), RmiStatus::INPUT);
+    expect(&host, &[0, 2 * PAGE, 0]);
+    host.enter(&realm);
+    guest_call(
+        &host,
+        rsi::Call::IpaStateGet {
+            base: 0,
+            top: 4 * PAGE,
+        },
+    );
+    expect(&host, &[0, PAGE, 1]);
+    guest_call(
+        &host,
+        rsi::Call::IpaStateGet {
+            base: PAGE,
+            top: 4 * PAGE,
+        },
+    );
+    expect(&host, &[0, 2 * PAGE, 0]);
+    host.enter(&realm);
+    host.enter(&realm);
+    // The host lets none of it become RAM again, and says so.
+    guest_call(
+        &host,
+        rsi::Call::IpaStateSet {
+            base: PAGE,
+            top: 2 * PAGE,
+            ripas: 1,
+            flags: 0,
+        },
+    );
+    host.enter(&realm);
+    let mut entry = RecEnter::new_zeroed();
+    entry.flags = RecEnterFlags::RIPAS_RESPONSE.bits().into();
+    expect(&host, &[0, PAGE, 1]);
+    host.enter_with(&realm, &entry).unwrap();
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn what_the_host_took_comes_back_only_if_the_guest_says_so() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    host.unmap_private(&realm, 0);
+    let set = Call::RttSetRipas {
+        rd: realm.rd,
+        rec: realm.rec,
+        base: 0,
+        top: PAGE,
+    };
+    guest_call(&host, rsi::Call::IpaStateGet { base: 0, top: PAGE });
+    expect(&host, &[0, PAGE, 2]);
+    host.enter(&realm);
+    guest_call(
+        &host,
+        rsi::Call::IpaStateSet {
+            base: 0,
+            top: PAGE,
+            ripas: 1,
+            flags: 0,
+        },
+    );
+    assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_RIPAS);
+    assert_eq!(host.status(set), RmiStatus::rtt(3));
+    host.enter(&realm);
+    let flags = rsi::CHANGE_DESTROYED;
+    guest_call(
+        &host,
+        rsi::Call::IpaStateSet {
+            base: 0,
+            top: PAGE,
+            ripas: 1,
+            flags,
+        },
+    );
+    assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_RIPAS);
+    success(host.call(set));
+    host.map_private(&realm, 0);
+    host.fake.script().look(|fake, vcpu| {
+        assert_eq!(
+            vcpu.load::<8>(fake, 0).unwrap(),
+            [0; 8],
+            "not what was there"
+        );
+    });
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn requests_about_memory_that_make_no_sense_are_refused() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let cases = [
+        (PAGE, PAGE, 0),
+        (2 * PAGE, PAGE, 0),
+        (PAGE + 1, 2 * PAGE, 0),
+        (0, Realm::SHARED + PAGE, 0),
+        (Realm::SHARED, Realm::SHARED + PAGE, 1),
+        (0, PAGE, 2),
+        (0, PAGE, 3),
+        (0, PAGE, u64::MAX),
+    ];
+    for (base, top, ripas) in cases {
+        guest_call(
+            &host,
+            rsi::Call::IpaStateSet {
+                base,
+                top,
+                ripas,
+                flags: 0,
+            },
+        );
+        expect(&host, &[1, 0, 0, 0]);
+        assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_IRQ);
+    }
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn a_host_call_carries_registers_there_and_back() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    host.fake.script().then(|fake, vcpu| {
+        let mut call = rsi::HostCall::new_zeroed();
+        call.imm = 7.into();
+        call.gprs[0] = 0x11.into();
+        call.gprs[30] = 0x22.into();
+        vcpu.store(fake, PAGE + 0x100, call.as_bytes()).unwrap();
+        [vcpu.gprs[0], vcpu.gprs[1]] = [0xc400_0199, PAGE + 0x100];
+        GuestExit::Call
+    });
+    let exit = host.enter(&realm);
+    assert_eq!(
+        (exit.exit_reason.get(), exit.imm.get()),
+        (EXIT_HOST_CALL, 7)
+    );
+    assert_eq!((exit.gprs[0].get(), exit.gprs[30].get()), (0x11, 0x22));
+    let mut entry = RecEnter::new_zeroed();
+    entry.gprs[1] = 0x33.into();
+    host.fake.script().look(|fake, vcpu| {
+        assert_eq!(vcpu.gprs[0], 0);
+        assert_eq!(vcpu.load::<16>(fake, PAGE + 0x108).unwrap()[8], 0x33);
+    });
+    host.enter_with(&realm, &entry).unwrap();
+    guest_call(&host, rsi::Call::HostCall { ipa: PAGE + 0x80 });
+    expect(&host, &[1]);
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn a_structure_that_the_host_took_away_is_asked_for_and_the_call_repeated() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let page = host.unmap_private(&realm, PAGE);
+    host.undelegate(page, 1);
+    guest_call(&host, rsi::Call::HostCall { ipa: PAGE });
+    let exit = host.enter(&realm);
+    assert_eq!(
+        (exit.exit_reason.get(), exit.hpfar.get()),
+        (EXIT_SYNC, PAGE >> 8)
+    );
+    host.fake
+        .script()
+        .look(|_, vcpu| assert_eq!(vcpu.pc, 0x1000, "still at the call"));
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+}
+
+/// Makes the guest take the fault of an access.
+fn touch(host: &Host, ipa: u64, access: Access) {
+    host.fake.script().then(move |_, vcpu| {
+        vcpu.gprs[5] = 0xaaaa_bbbb_cccc_dddd;
+        GuestExit::Fault(fault(ipa, access))
+    });
+}
+
+#[test]
+fn a_fault_on_private_memory_shows_the_host_nothing_but_the_page() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    host.unmap_private(&realm, PAGE);
+    touch(&host, PAGE + 0x10, Access::Write);
+    let exit = host.enter(&realm);
+    assert_eq!(exit.exit_reason.get(), EXIT_SYNC);
+    let seen = (
+        exit.esr.get(),
+        exit.far.get(),
+        exit.hpfar.get(),
+        exit.gprs[0].get(),
+    );
+    assert_eq!(seen, (0, 0, (PAGE + 0x10) >> 8, 0));
+    // It cannot be emulated nor turned into an abort.
+    for flag in [RecEnterFlags::EMULATED_MMIO, RecEnterFlags::INJECT_SEA] {
+        let mut entry = RecEnter::new_zeroed();
+        entry.flags = flag.bits().into();
+        assert_eq!(
+            host.enter_with(&realm, &entry).err().unwrap(),
+            RmiStatus::REC
+        );
+    }
+}
+
+#[test]
+fn an_access_to_nothing_is_the_guests_own_affair() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let nothing = [
+        (5 * PAGE, Access::Read),
+        (1 << 39, Access::Write),
+        (Realm::SHARED + PAGE, Access::Execute),
+    ];
+    for (ipa, access) in nothing {
+        touch(&host, ipa, access);
+        host.fake
+            .script()
+            .look(move |_, vcpu| assert_eq!(vcpu.aborts.pop(), Some(Ipa(ipa))));
+        assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_IRQ);
+    }
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn an_access_to_shared_memory_is_emulated_by_the_host() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let ipa = Realm::SHARED + 8 * PAGE + 4;
+    touch(&host, ipa, Access::Write);
+    let exit = host.enter(&realm);
+    assert_eq!(
+        (exit.exit_reason.get(), exit.gprs[0].get()),
+        (EXIT_SYNC, 0xcccc_dddd)
+    );
+    let mut entry = RecEnter::new_zeroed();
+    entry.flags = RecEnterFlags::EMULATED_MMIO.bits().into();
+    entry.gprs[0] = 0x1234_5678_9abc_def0.into();
+    host.fake
+        .script()
+        .look(|_, vcpu| assert_eq!(vcpu.gprs[5], 0xaaaa_bbbb_cccc_dddd));
+    host.enter_with(&realm, &entry).unwrap();
+    // A flag that answers nothing is refused.
+    assert_eq!(
+        host.enter_with(&realm, &entry).err().unwrap(),
+        RmiStatus::REC
+    );
+
+    touch(&host, ipa, Access::Read);
+    assert_eq!(host.enter(&realm).gprs[0].get(), 0);
+    host.fake
+        .script()
+        .look(|_, vcpu| assert_eq!(vcpu.gprs[5], 0x9abc_def0));
+    host.enter_with(&realm, &entry).unwrap();
+    touch(&host, ipa, Access::Read);
+    host.enter(&realm);
+    entry.flags = RecEnterFlags::INJECT_SEA.bits().into();
+    host.fake
+        .script()
+        .look(move |_, vcpu| assert_eq!(vcpu.aborts, [Ipa(ipa)]));
+    host.enter_with(&realm, &entry).unwrap();
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn a_guest_that_switches_off_does_not_run_again() {
+    let host = Host::activated();
+    let realm = host.realm();
+    host.fake.script().call(&[0x8400_0008]);
+    let exit = host.enter(&realm);
+    assert_eq!(
+        (exit.exit_reason.get(), exit.gprs[0].get()),
+        (EXIT_PSCI, 0x8400_0008)
+    );
+    let refused = host
+        .enter_with(&realm, &RecEnter::new_zeroed())
+        .err()
+        .unwrap();
+    assert_eq!(refused, RmiStatus::REALM);
+    host.reclaim(&realm);
+    assert!(host.has_everything_back());
+}
+
+#[test]
+fn one_virtual_cpu_switches_another_on_and_off() {
+    let host = Host::activated();
+    let realm = host.new_realm();
+    let rec = host.delegated();
+    let mut params = RecParams::new_zeroed();
+    params.mpidr = 1.into();
+    let params = host.page_with(params.as_bytes());
+    success(host.call(Call::RecCreate {
+        rd: realm.rd,
+        rec,
+        params,
+    }));
+    success(host.call(Call::RealmActivate { rd: realm.rd }));
+    let second = Realm {
+        rec,
+        run: host.pages(1),
+        ..realm
+    };
+    let enter = RecEnter::new_zeroed();
+    assert_eq!(
+        host.enter_with(&second, &enter).err().unwrap(),
+        RmiStatus::REC
+    );
+
+    // Unknown target, entry outside private memory, itself.
+    let early = [
+        ([0xc400_0003, 9, 0x2000, 7], u64::MAX - 1),
+        ([0xc400_0003, 1, Realm::SHARED, 7], u64::MAX - 8),
+        ([0xc400_0003, 0, 0x2000, 7], u64::MAX - 3),
+        ([0xc400_0004, 1, 3, 0], u64::MAX - 1),
+    ];
+    let first = Realm { ..realm };
+    for (call, result) in early {
+        host.fake.script().call(&call);
+        expect(&host, &[result]);
+        host.enter(&first);
+    }
+    host.fake.script().call(&[0xc400_0003, 1, 0x2000, 7]);
+    assert_eq!(host.enter(&first).exit_reason.get(), EXIT_PSCI);
+    assert_eq!(
+        host.enter_with(&first, &enter).err().unwrap(),
+        RmiStatus::REC
+    );
+    let complete = |target_rec, status| {
+        host.status(Call::PsciComplete {
+            calling_rec: first.rec,
+            target_rec,
+            status,
+        })
+    };
+    assert_eq!(complete(first.rec, 0), RmiStatus::INPUT);
+    assert_eq!(complete(first.rd, 0), RmiStatus::INPUT);
+    assert_eq!(complete(rec, 5), RmiStatus::INPUT);
+    assert_eq!(complete(rec, 0), RmiStatus::SUCCESS);
+    assert_eq!(complete(rec, 0), RmiStatus::INPUT);
+    host.fake.script().look(|_, vcpu| {
+        assert_eq!((vcpu.mpidr, vcpu.pc, vcpu.gprs[0]), (1, 0x2000, 7));
+    });
+    host.enter(&second);
+    expect(&host, &[0]);
+    host.enter(&first);
+    host.fake.script().call(&[0x8400_0002]);
+    assert_eq!(host.enter(&second).exit_reason.get(), EXIT_PSCI);
+    assert_eq!(
+        host.enter_with(&second, &enter).err().unwrap(),
+        RmiStatus::REC
+    );
+    host.fake.script().call(&[0xc400_0004, 1, 0, 0]);
+    host.enter(&first);
+    assert_eq!(complete(rec, 0), RmiStatus::SUCCESS);
+    expect(&host, &[1]);
+    host.enter(&first);
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn the_initial_measurement_counts_every_step_and_its_order() {
+    let measure = |build: &dyn Fn(&Host, &Realm)| {
+        let host = Host::activated();
+        let realm = host.new_realm();
+        build(&host, &realm);
+        success(host.call(Call::RealmActivate { rd: realm.rd }));
+        guest_call(&host, rsi::Call::MeasurementRead { index: 0 });
+        let (sender, receiver) = std::sync::mpsc::channel();
+        host.fake.script().look(move |_, vcpu| {
+            assert_eq!(vcpu.gprs[0], 0);
+            sender.send(vcpu.gprs[1..9].to_vec()).unwrap();
+        });
+        host.enter(&realm);
+        receiver.recv().unwrap()
+    };
+    let page = |host: &Host, realm: &Realm, ipa, content: &[u8], flags| {
+        let (data, src) = (host.delegated(), host.page_with(content));
+        let call = Call::RttDataMapInit {
+            rd: realm.rd,
+            data,
+            ipa,
+            src,
+            flags,
+        };
+        assert_eq!(host.call(call)[0], STATUS_SUCCESS);
+    };
+    let plain = measure(&|_, _| {});
+    assert_eq!(
+        plain,
+        measure(&|_, _| {}),
+        "the same steps measure the same"
+    );
+    assert_eq!(
+        plain[6..],
+        [0, 0],
+        "SHA-384 leaves the rest of the register zero"
+    );
+    let different = [
+        plain,
+        measure(&|host, realm| host.init_ripas(realm, 0, PAGE)),
+        measure(&|host, realm| host.init_ripas(realm, 0, 2 * PAGE)),
+        measure(&|host, realm| page(host, realm, 0, b"a", 1)),
+        measure(&|host, realm| page(host, realm, 0, b"b", 1)),
+        measure(&|host, realm| page(host, realm, PAGE, b"a", 1)),
+        measure(&|host, realm| page(host, realm, 0, b"a", 0)),
+        measure(&|host, realm| {
+            page(host, realm, 0, b"a", 1);
+            host.init_ripas(realm, PAGE, 2 * PAGE);
+        }),
+        measure(&|host, realm| {
+            host.init_ripas(realm, PAGE, 2 * PAGE);
+            page(host, realm, 0, b"a", 1);
+        }),
+    ];
+    for (index, one) in different.iter().enumerate() {
+        assert!(!different[index + 1..].contains(one), "{index}");
+    }
+}
+
+#[test]
+fn a_guest_extends_its_own_measurements_only() {
+    let host = Host::activated();
+    let realm = host.realm();
+    let extend = |index, size| {
+        host.fake
+            .script()
+            .call(&[0xc400_0193, index, size, 1, 2, 3])
+    };
+    extend(1, 24);
+    expect(&host, &[0]);
+    guest_call(&host, rsi::Call::MeasurementRead { index: 1 });
+    host.fake
+        .script()
+        .look(|_, vcpu| assert_ne!(vcpu.gprs[1], 0));
+    for (index, size) in [(0, 24), (5, 24), (u64::MAX, 24), (1, 65), (1, u64::MAX)] {
+        extend(index, size);
+        expect(&host, &[1]);
+    }
+    guest_call(&host, rsi::Call::MeasurementRead { index: 5 });
+    expect(&host, &[1]);
+    while !host.fake.script().is_done() {
+        host.enter(&realm);
+    }
+}
+
+#[test]
+fn a_realm_that_runs_is_not_terminated() {
+    let host = std::sync::Arc::new(Host::activated());
+    let realm = host.realm();
+    let (rd, other) = (realm.rd, std::sync::Arc::clone(&host));
+    let rec = realm.rec;
+    host.fake.script().look(move |_, _| {
+        assert_eq!(other.status(Call::RealmTerminate { rd }), RmiStatus::REC);
+        assert_eq!(other.status(Call::RecDestroy { rec }), RmiStatus::REC);
+        assert_eq!(
+            other.status(Call::RecEnter { rec, run: 0 }),
+            RmiStatus::INPUT
+        );
+        let run = other.pages(1);
+        assert_eq!(other.status(Call::RecEnter { rec, run }), RmiStatus::REC);
+        let (flags, oaddr) = (MapFlags::single().0, 0);
+        let unmap = Call::RttDataUnmap {
+            rd,
+            base: 0,
+            top: PAGE,
+            flags,
+            oaddr,
+        };
+        assert_eq!(
+            other.status(unmap),
+            RmiStatus::SUCCESS,
+            "tables are free while it runs"
+        );
+    });
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+    success(host.call(Call::RealmTerminate { rd }));
+    assert_eq!(host.status(Call::RealmTerminate { rd }), RmiStatus::REALM);
+}
