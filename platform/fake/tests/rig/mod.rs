@@ -739,6 +739,11 @@ impl Rig {
     /// Gives the guest the private part of the BAR.
     pub fn accept_memory(&self) {
         self.host.delegate(ENDPOINT_BAR, PRIVATE_PAGES);
+        self.accept_again();
+    }
+
+    /// Gives the guest the private part of the BAR, which is delegated.
+    pub fn accept_again(&self) {
         let nonces = self.nonces();
         let (exit, registers) = self.ask_memory(DEVICE_IPA, ENDPOINT_BAR, PRIVATE_PAGES, nonces);
         assert_eq!(exit.exit_reason.get(), 9, "DEV_MEM_MAP");
@@ -751,6 +756,29 @@ impl Rig {
         assert_eq!(self.validate(DEVICE_IPA, PRIVATE_PAGES), RmiStatus::SUCCESS);
         self.host.enter(&self.realm);
         assert_eq!(registers.get(), [0, DEVICE_IPA + PRIVATE_PAGES * PAGE, 0]);
+    }
+
+    /// Has the guest give up the addresses of its device, of which the host has unmapped the memory.
+    pub fn give_up_addresses(&self) {
+        let (base, top) = (DEVICE_IPA, DEVICE_IPA + PRIVATE_PAGES * PAGE);
+        let flags = rsi::CHANGE_DESTROYED;
+        let call = rsi::Call::IpaStateSet {
+            base,
+            top,
+            ripas: 0,
+            flags,
+        };
+        let (function, arguments) = call.encode();
+        let registers: Vec<u64> = std::iter::once(function).chain(arguments).collect();
+        self.host.fake.script().call(&registers);
+        assert_eq!(
+            self.host.enter(&self.realm).exit_reason.get(),
+            4,
+            "RIPAS_CHANGE"
+        );
+        let Realm { rd, rec, .. } = self.realm;
+        success(self.host.call(Call::RttSetRipas { rd, rec, base, top }));
+        self.host.enter(&self.realm);
     }
 
     /// Has the host reject what the guest asked for.
