@@ -1,0 +1,182 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The monitor itself: what happens when a world is left for EL3.
+
+mod fault;
+mod host;
+mod realm;
+#[cfg(test)]
+mod tests;
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use spin::Once;
+use spin::mutex::SpinMutex;
+use tsm_abi::el3;
+
+use crate::abort::{Cause, GpcSyndrome};
+use crate::attestation::AttestationKey;
+use crate::context::{Context, Cpu, Pending, World};
+use crate::gpt::Gpt;
+use crate::machine::{Board, Event, Layout, Processor};
+use crate::psci::{Power, Start};
+use crate::services::UNKNOWN;
+
+/// Largest number of processors.
+pub const MAX_PROCESSORS: usize = 8;
+
+const CLASS_SMC32: u64 = 0x13;
+const CLASS_SMC64: u64 = 0x17;
+/// A function id is 32 bits wide.
+const FUNCTION: u64 = 0xffff_ffff;
+/// EL2, its own stack pointer, all exceptions masked.
+const SPSR_EL2H: u64 = 0x3c9;
+
+/// State shared by all processors.
+pub struct Monitor<B, P> {
+    board: B,
+    processor: P,
+    gpt: SpinMutex<Option<Gpt>>,
+    power: [Power; MAX_PROCESSORS],
+    /// Held while a key changes: a slot is read and written in several steps.
+    keys: SpinMutex<()>,
+    /// R-EL2 has booted, and no processor has failed to boot it.
+    realm_up: AtomicBool,
+    layout: Once<Layout>,
+    attestation: Once<AttestationKey>,
+}
+
+impl<B: Board, P: Processor> Monitor<B, P> {
+    /// Makes the monitor of a machine that has not booted.
+    #[must_use]
+    pub const fn new(board: B, processor: P) -> Self {
+        Self {
+            board,
+            processor,
+            gpt: SpinMutex::new(None),
+            power: [const { Power::new() }; MAX_PROCESSORS],
+            keys: SpinMutex::new(()),
+            realm_up: AtomicBool::new(false),
+            layout: Once::new(),
+            attestation: Once::new(),
+        }
+    }
+
+    /// Returns the board.
+    pub const fn board(&self) -> &B {
+        &self.board
+    }
+
+    /// Returns the processor.
+    pub const fn processor(&self) -> &P {
+        &self.processor
+    }
+
+    /// Takes what the boot found and made. The tables are in use already.
+    pub fn configure(&self, layout: Layout, gpt: Gpt) {
+        self.layout.call_once(|| layout);
+        *self.gpt.lock() = Some(gpt);
+        if let Some(key) = AttestationKey::generate(|| self.processor.random()) {
+            self.attestation.call_once(|| key);
+        }
+    }
+
+    /// Prepares the processor that boots the machine: R-EL2 first, then the host at `start`.
+    pub fn cold_boot(&self, cpu: &mut Cpu, start: Start) {
+        let processors = self
+            .layout
+            .get()
+            .map_or(1, |layout| layout.processors as u64);
+        if let Some(power) = self.power.get(cpu.index) {
+            power.set_on();
+        }
+        self.prepare_host(cpu, start);
+        let index = cpu.index as u64;
+        let token = cpu.activation_token;
+        self.prepare_realm(
+            cpu,
+            [
+                index,
+                el3::INTERFACE_VERSION,
+                processors,
+                B::SHARED_PAGE,
+                token,
+            ],
+        );
+    }
+
+    /// Prepares a processor that the host started; returns false if the host did not, and the
+    /// processor was woken for nothing.
+    pub fn warm_boot(&self, cpu: &mut Cpu) -> bool {
+        let Some(start) = self.power.get(cpu.index).and_then(Power::take) else {
+            return false;
+        };
+        self.board.note(Event::Started(cpu.index));
+        self.prepare_host(cpu, start);
+        if self.realm_up.load(Ordering::Acquire) {
+            let index = cpu.index as u64;
+            let token = cpu.activation_token;
+            self.prepare_realm(cpu, [index, token, 0, 0, 0]);
+        }
+        true
+    }
+
+    fn prepare_host(&self, cpu: &mut Cpu, start: Start) {
+        cpu.host = self.fresh_context(World::NonSecure, start.entry);
+        cpu.host.x[0] = start.context;
+        cpu.current = World::NonSecure;
+        cpu.pending = Pending::Idle;
+    }
+
+    fn prepare_realm(&self, cpu: &mut Cpu, arguments: [u64; 5]) {
+        cpu.realm = self.fresh_context(World::Realm, B::REALM_ENTRY);
+        for (register, value) in cpu.realm.x.iter_mut().zip(arguments) {
+            *register = value;
+        }
+        cpu.current = World::Realm;
+        cpu.pending = Pending::Boot;
+    }
+
+    fn fresh_context(&self, world: World, entry: u64) -> Context {
+        Context {
+            elr: entry,
+            spsr: SPSR_EL2H,
+            scr: self.processor.security_configuration(world),
+            el2: self.processor.initial_el2(),
+            ..Context::default()
+        }
+    }
+
+    /// Handles a synchronous exception of the world `cpu.current`, and returns the world to go on with.
+    pub fn exception(&self, cpu: &mut Cpu, esr: u64) -> World {
+        // Calls first: they are the path whose length counts.
+        let class = esr >> 26 & 0x3f;
+        cpu.current = if class != CLASS_SMC64 {
+            self.other_exception(cpu, esr, class)
+        } else if cpu.current == World::NonSecure {
+            self.host_call(cpu)
+        } else {
+            self.realm_call(cpu)
+        };
+        cpu.current
+    }
+
+    #[inline(never)]
+    fn other_exception(&self, cpu: &mut Cpu, esr: u64, class: u64) -> World {
+        match class {
+            CLASS_SMC32 => {
+                cpu.context().x[0] = UNKNOWN;
+                cpu.current
+            }
+            GpcSyndrome::CLASS => self.granule_fault(cpu, GpcSyndrome(esr)),
+            _ => self.raise(cpu, esr, Cause::Undefined),
+        }
+    }
+}
+
+/// Sets x0 to x7, the registers that carry arguments and results.
+fn set_first(context: &mut Context, values: [u64; 8]) {
+    let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = &mut context.x;
+    [*x0, *x1, *x2, *x3, *x4, *x5, *x6, *x7] = values;
+}

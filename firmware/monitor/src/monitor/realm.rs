@@ -1,0 +1,211 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Calls of R-EL2: results for the host, and services.
+
+use core::sync::atomic::Ordering;
+
+use tsm_abi::el3::{self, FirmeStatus, Status};
+use zeroize::Zeroize;
+
+use super::{FUNCTION, Monitor, set_first};
+use crate::attestation::AttestationKey;
+use crate::context::{Cpu, Pending, World};
+use crate::gpt::{GPCCR, GRANULE, Gpi, GptError};
+use crate::keys::{self, KeyError, Slot};
+use crate::machine::{Board, Event, Processor};
+use crate::services::{self, UNKNOWN};
+
+/// Granules that one FIRME_GM_GPI_SET moves at most: 32 MiB.
+const RANGE_LIMIT: u64 = 8192;
+
+impl<B: Board, P: Processor> Monitor<B, P> {
+    pub(super) fn realm_call(&self, cpu: &mut Cpu) -> World {
+        if cpu.realm.x[0] & FUNCTION != el3::REQUEST_COMPLETE {
+            return self.realm_service(cpu);
+        }
+        match cpu.pending {
+            Pending::Call => {
+                let [_, a, b, c, d, e, f, g, h, ..] = cpu.realm.x;
+                set_first(&mut cpu.host, [a, b, c, d, e, f, g, h]);
+                cpu.pending = Pending::Idle;
+                World::NonSecure
+            }
+            Pending::Access => self.access_answered(cpu),
+            Pending::Boot | Pending::Idle => {
+                cpu.realm.x[0] = UNKNOWN;
+                World::Realm
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn realm_service(&self, cpu: &mut Cpu) -> World {
+        let [x0, a, b, c, ..] = cpu.realm.x;
+        if x0 & FUNCTION == el3::BOOT_COMPLETE {
+            return self.boot_complete(cpu, a, b);
+        }
+        let x = &mut cpu.realm.x;
+        match x0 & FUNCTION {
+            el3::GTSI_DELEGATE => x[0] = self.transition(a, Gpi::NonSecure, Gpi::Realm).word(),
+            el3::GTSI_UNDELEGATE => x[0] = self.transition(a, Gpi::Realm, Gpi::NonSecure).word(),
+            el3::GET_REALM_ATTEST_KEY => [x[0], x[1]] = self.attestation_key(a, b, c),
+            el3::EL3_FEATURES => {
+                // Register 0 has one bit, token signing in the monitor, and it is not offered.
+                [x[0], x[1]] = [if a == 0 { Status::Ok } else { Status::Invalid } as u64, 0];
+            }
+            el3::RP_IDE_KEY_PROG | el3::RP_IDE_KEY_SET_GO | el3::RP_IDE_KEY_SET_STOP => {
+                let status = self.key_call(x);
+                // The key was in x4 to x7; it stays nowhere.
+                x[4..10].zeroize();
+                x[0] = status.word();
+            }
+            el3::FIRME_VERSION => {
+                x[0] = if a & 0xff <= 1 {
+                    services::FIRME_VERSION_1_0
+                } else {
+                    UNKNOWN
+                }
+            }
+            el3::FIRME_FEATURES => {
+                [x[0], x[1]] = match services::firme_feature(a, b, GPCCR) {
+                    Some(value) => [FirmeStatus::Success.word(), value],
+                    None => [FirmeStatus::NotSupported.word(), 0],
+                };
+            }
+            el3::FIRME_GM_GPI_SET => [x[0], x[1]] = self.set_owner(a, b, c),
+            el3::PORTCULLIS_FEATURES => self.features(x),
+            el3::PORTCULLIS_CONSOLE_WRITE => x[0] = self.console_write(x).word(),
+            // Among them GET_PLAT_TOKEN: a token that says where it comes from needs a signature, and
+            // this machine has no key that anybody knows. RP_IDE_KM_POLL: nothing is ever pending.
+            _ => x[0] = Status::Unknown.word(),
+        }
+        World::Realm
+    }
+
+    fn boot_complete(&self, cpu: &mut Cpu, status: u64, token: u64) -> World {
+        if cpu.pending != Pending::Boot {
+            cpu.realm.x[0] = UNKNOWN;
+            return World::Realm;
+        }
+        cpu.pending = Pending::Idle;
+        let ok = status as u32 == 0;
+        // The contract: R-EL2 that failed on one processor is not entered on any.
+        self.realm_up.store(ok, Ordering::Release);
+        if ok {
+            cpu.activation_token = token;
+        }
+        self.board.note(if ok {
+            Event::RealmUp(cpu.index)
+        } else {
+            Event::RealmFailed(status)
+        });
+        World::NonSecure
+    }
+
+    /// Moves granules that both worlds may have, and no others.
+    fn move_granules(&self, base: u64, count: u64, from: Gpi, to: Gpi) -> Result<(), GptError> {
+        let bytes = count.checked_mul(GRANULE).ok_or(GptError::Address)?;
+        let layout = self.layout.get().ok_or(GptError::Address)?;
+        let mut movable = layout.dram.iter().chain(&layout.device_memory);
+        if !movable.any(|region| region.covers(base, bytes)) {
+            return Err(GptError::Address);
+        }
+        let gpt = self.gpt.lock();
+        gpt.as_ref()
+            .ok_or(GptError::Address)?
+            .change(base, count, from, to)?;
+        // Under the lock: when this returns, no processor remembers the granule's old owner.
+        self.processor.granules_changed();
+        Ok(())
+    }
+
+    fn transition(&self, base: u64, from: Gpi, to: Gpi) -> Status {
+        match self.move_granules(base, 1, from, to) {
+            Ok(()) => Status::Ok,
+            Err(GptError::Owner) => Status::BadPas,
+            Err(_) => Status::BadAddress,
+        }
+    }
+
+    /// Serves FIRME_GM_GPI_SET: all of the first [`RANGE_LIMIT`] granules, or none.
+    fn set_owner(&self, base: u64, count: u64, attributes: u64) -> [u64; 2] {
+        const REALM: u64 = Gpi::Realm as u64;
+        const NON_SECURE: u64 = Gpi::NonSecure as u64;
+        let count = count.min(RANGE_LIMIT);
+        let result = match attributes {
+            REALM => self.move_granules(base, count, Gpi::NonSecure, Gpi::Realm),
+            NON_SECURE => self.move_granules(base, count, Gpi::Realm, Gpi::NonSecure),
+            _ => Err(GptError::Address),
+        };
+        match result {
+            Ok(()) => [FirmeStatus::Success.word(), count],
+            Err(GptError::Owner) => [FirmeStatus::Denied.word(), 0],
+            Err(_) => [FirmeStatus::InvalidParameters.word(), 0],
+        }
+    }
+
+    fn attestation_key(&self, buffer: u64, size: u64, curve: u64) -> [u64; 2] {
+        let offset = buffer.wrapping_sub(B::SHARED_PAGE);
+        if offset >= GRANULE {
+            return [Status::BadAddress.word(), 0];
+        }
+        // Curve 0 is P-384, the only one of the interface.
+        if size > GRANULE - offset || curve != 0 || size < AttestationKey::SIZE as u64 {
+            return [Status::Invalid.word(), 0];
+        }
+        let Some(key) = self.attestation.get() else {
+            return [Status::Unknown.word(), 0];
+        };
+        self.board.share(offset as usize, key.bytes());
+        [Status::Ok.word(), AttestationKey::SIZE as u64]
+    }
+
+    fn key_call(&self, x: &[u64; 31]) -> Status {
+        let Some(unit) = self.board.keys() else {
+            return Status::Fault;
+        };
+        if x[1] != B::ECAM.base {
+            return Status::Invalid;
+        }
+        let _lock = self.keys.lock();
+        let result = Slot::decode(x[2], x[3]).and_then(|slot| match x[0] & FUNCTION {
+            el3::RP_IDE_KEY_PROG => {
+                keys::program(unit, slot, [x[4], x[5], x[6], x[7]], [x[8], x[9]])
+            }
+            el3::RP_IDE_KEY_SET_GO => keys::go(unit, slot),
+            _ => keys::stop(unit, slot),
+        });
+        match result {
+            Ok(()) => Status::Ok,
+            Err(KeyError::Argument) => Status::Invalid,
+            Err(KeyError::State) => Status::Fault,
+        }
+    }
+
+    fn features(&self, x: &mut [u64; 31]) {
+        let layout = self.layout.get().copied().unwrap_or_default();
+        x[0] = Status::Ok.word();
+        x[1] = services::FEATURES.bits();
+        x[2] = layout.reserved.base;
+        x[3] = layout.reserved.top();
+        x[4] = layout.hidden.map_or(el3::NO_HIDDEN_FUNCTION, u64::from);
+    }
+
+    fn console_write(&self, x: &[u64; 31]) -> Status {
+        let mut bytes = [0; el3::CONSOLE_BYTES];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(&x[2..8]) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        match usize::try_from(x[1])
+            .ok()
+            .and_then(|count| bytes.get(..count))
+        {
+            Some(data) if !data.is_empty() => {
+                self.board.realm_log(data);
+                Status::Ok
+            }
+            _ => Status::Invalid,
+        }
+    }
+}
