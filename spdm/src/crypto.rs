@@ -429,13 +429,13 @@ impl RecordKey {
                 &(*tag).into(),
             )
             .map_err(|_| RecordError::Tag)?;
-        self.sequence = self.sequence.saturating_add(1);
         // A sender may pad behind the message; only the length says where it ends.
         let (app, message) = body.split_first_chunk::<2>().ok_or(Malformed::Length)?;
         let length = usize::from(u16::from_le_bytes(*app));
         if length > message.len() {
             return Err(Malformed::Length.into());
         }
+        self.sequence = self.sequence.saturating_add(1);
         Ok(length)
     }
 }

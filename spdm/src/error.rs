@@ -21,6 +21,8 @@ pub enum Error {
     KeyMismatch,
     /// The keys have sealed as many records as they may: update them first. Nothing changed.
     KeyUpdateDue,
+    /// One of the two sides did not announce the capability. Nothing changed.
+    Unsupported,
     /// The requester contradicted itself. It is dead.
     Internal,
     /// No entropy. The requester is dead.

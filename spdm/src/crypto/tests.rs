@@ -90,6 +90,7 @@ fn a_message_cannot_claim_to_be_longer_than_its_record() {
         receiver.open(SESSION, &mut record),
         Err(RecordError::Malformed(_))
     ));
+    assert_eq!(receiver.sequence(), 0);
 }
 
 #[test]

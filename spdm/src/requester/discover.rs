@@ -90,6 +90,7 @@ impl ReadCapabilities {
         if size < MIN_TRANSFER_SIZE || size > device.max_message_size.get() {
             return Err(PeerMisbehaved::TransferSize.into());
         }
+        shared.common = device.flags().intersection(shared.config.capabilities);
         shared.request_limit = size;
         shared.crypto_time_ms = (1_u32 << device.ct_exponent.min(MAX_CT_EXPONENT)).div_ceil(1000);
         let vca = shared.joined(message);

@@ -75,6 +75,7 @@ impl<K: KeyAgreement> Requester<K> {
                 digests: Digests::default(),
                 pending: Transcript::new(),
                 crypto_time_ms: 0,
+                common: Capabilities::default(),
                 request_limit: u32::MAX,
             },
             state: State::Start,
@@ -98,8 +99,8 @@ impl<K: KeyAgreement> Requester<K> {
     /// Starts an operation; [`step`](Self::step) with [`Input::Begin`] follows.
     ///
     /// # Errors
-    /// [`Error::Phase`] if the operation does not belong here, [`Error::KeyMismatch`],
-    /// [`Error::KeyUpdateDue`]. Nothing changed.
+    /// [`Error::Phase`] if the operation does not belong here, [`Error::Unsupported`],
+    /// [`Error::KeyMismatch`], [`Error::KeyUpdateDue`]. Nothing changed.
     pub fn start(&mut self, operation: Operation) -> Result<(), Error> {
         let event = match operation {
             Operation::Discover => Event::Discover,
@@ -111,6 +112,14 @@ impl<K: KeyAgreement> Requester<K> {
             Operation::End => Event::End,
         };
         self.phase().after(event).ok_or(Error::Phase)?;
+        let needed = match operation {
+            Operation::Heartbeat => Capabilities::HBEAT,
+            Operation::UpdateKeys => Capabilities::KEY_UPD,
+            _ => Capabilities::default(),
+        };
+        if !self.shared.common.contains(needed) {
+            return Err(Error::Unsupported);
+        }
         match operation {
             Operation::Discover => self.state = State::Version(ReadVersion),
             Operation::Establish { key } => self.start_establish(&key)?,

@@ -12,6 +12,7 @@ use super::phase::{Event, Phase};
 use super::session::{Session, Task};
 use crate::crypto::Transcript;
 use crate::error::{Error, PeerMisbehaved};
+use crate::wire::negotiation::Capabilities;
 use crate::wire::{Code, Header, Malformed};
 
 /// Each phase with the data that is valid in it.
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) pending: Transcript,
     /// Milliseconds that the device may need for cryptography.
     pub(super) crypto_time_ms: u32,
+    /// Capabilities that both sides announced.
+    pub(super) common: Capabilities,
     /// Bytes of the largest message that the device takes.
     pub(super) request_limit: u32,
 }

@@ -127,6 +127,12 @@ impl Capabilities {
         Self(self.0 | other.0)
     }
 
+    /// Returns the flags that are in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Returns whether every flag of `other` is set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

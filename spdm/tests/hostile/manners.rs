@@ -223,6 +223,23 @@ fn an_operation_out_of_order_changes_nothing() {
 }
 
 #[test]
+fn a_device_without_heartbeat_or_key_update_is_not_asked_for_them() {
+    let mut pair = Pair::new(false);
+    pair.responder.before_sealing = Box::new(|code, message| {
+        if code == Code::CAPABILITIES {
+            // Bits 13 and 14.
+            message[9] &= !0x60;
+        }
+    });
+    pair.establish().unwrap();
+    for operation in [Operation::Heartbeat, Operation::UpdateKeys] {
+        assert_eq!(pair.requester.start(operation), Err(Error::Unsupported));
+    }
+    assert_eq!(pair.requester.phase(), Phase::Established);
+    assert_eq!(pair.operate(Operation::End), Ok(Outcome::Ended));
+}
+
+#[test]
 fn no_entropy_is_the_end_wherever_it_is_needed() {
     let mut out = [0; 4096];
     let mut pair = Pair::new(true);

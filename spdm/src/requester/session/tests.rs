@@ -21,6 +21,7 @@ fn requester(sent: u64, received: u64) -> Requester {
     session.rx.key.set_sequence(received);
     let mut requester = Requester::new(Config::new(1));
     requester.state = State::Session(session, Task::Idle);
+    requester.shared.common = requester.shared.config.capabilities;
     requester
 }
 
