@@ -8,11 +8,14 @@
 //! gives both ends the same six keys or leaves neither with any.
 
 use tsm_abi::rmi::StreamState as WireStreamState;
-use tsm_ide::{Action, End, INITIAL_IV, Key, NoEntropy, Stream, StreamState, SubStream};
+use tsm_ide::{
+    Action, Capability, End, INITIAL_IV, Key, NoEntropy, Stream, StreamState, SubStream,
+};
 use tsm_platform::{Entropy, Granule, Rid, RootPort};
 use tsm_spdm::wire::pci_sig::ide_km::{
     self, Direction, IdeKey, Ifv, KeySet, KeySlot, KeyStatus, Message,
 };
+use zerocopy::little_endian::U32;
 
 use super::super::comm::Trouble;
 
@@ -50,6 +53,13 @@ pub(crate) struct Link {
     failed: bool,
     /// Whether the device was asked about its port in this operation.
     asked: bool,
+}
+
+/// Returns whether a port with these registers can be given keys.
+fn takes_keys(registers: &[U32]) -> bool {
+    registers
+        .first()
+        .is_some_and(|register| Capability::decode(register.get()).takes_keys())
 }
 
 /// How the work of an operation ended.
@@ -211,7 +221,8 @@ impl Link {
                 Ok(Message::QueryResponse(response))
                     if response.port_index == PORT_INDEX
                         && response.bus == bus
-                        && response.device_function == function =>
+                        && response.device_function == function
+                        && takes_keys(response.registers) =>
                 {
                     self.asked = true;
                     Ok(())
