@@ -8,6 +8,7 @@
 //! The order is written here and nowhere else; [`State::rank`] is its only encoding and
 //! [`Locks`] refuses a lock that breaks it.
 //!
+//! 0. The registry of devices, which is no granule: see [`crate::device`].
 //! 1. `Rd`: also the lock of the realm's whole translation tree, whose tables have no own lock.
 //! 2. `Pdev`, in address order.
 //! 3. `Vdev`, in address order.
@@ -207,6 +208,13 @@ impl Table {
             let value = word.load(Ordering::Acquire);
             (value != 0).then(|| (address, State::of(value), value >> REFERENCE_SHIFT))
         })
+    }
+
+    /// Returns whether no call holds a granule's lock at this moment.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut words = self.regions.iter().flat_map(|region| region.words);
+        words.all(|word| word.load(Ordering::Acquire) & LOCKED == 0)
     }
 
     /// Adds `count` references. The caller holds a lock that keeps the granule what it is.

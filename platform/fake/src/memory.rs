@@ -172,6 +172,15 @@ impl Fake {
         bytes.collect()
     }
 
+    /// Returns the entries of the table at `address`; `None` if none is there.
+    #[must_use]
+    pub fn table(&self, address: u64) -> Option<Vec<u64>> {
+        match lock(&self.memory).touch(granule(address)) {
+            Content::Table(entries) => Some(entries.to_vec()),
+            _ => None,
+        }
+    }
+
     /// Takes the list of copies from host memory: address and length of each.
     pub fn take_copies_in(&self) -> Vec<(u64, usize)> {
         std::mem::take(&mut lock(&self.memory).copies_in)
