@@ -309,7 +309,8 @@ impl Processor for El3 {
     }
 
     fn granules_changed(&self) {
-        // TLBI PAALLOS: only this form reaches all processors.
+        // TLBI PAALLOS: only this form reaches all processors. QEMU has no caches; where there are some,
+        // the granules' lines must go to the point of physical aliasing as well (DC CIPAPA).
         // SAFETY: invalidating translations changes no mapping.
         unsafe {
             asm!(

@@ -15,7 +15,7 @@ use crate::boot::MONITOR;
 use crate::mmio::Mmio;
 use crate::pci::{KEYS, KeyUnit};
 use crate::translation::{HOST_BITS, HOST_WINDOW, SHARED, SHARED_WINDOW};
-use crate::{gic, log, reset};
+use crate::{boot, gic, log, reset};
 
 /// Configuration space: 256 buses.
 pub const ECAM: Region = Region {
@@ -204,6 +204,7 @@ impl Board for QemuVirt {
     }
 
     fn reset(&self) -> ! {
+        boot::set_ready(None);
         switch(PIN_RESET)
     }
 

@@ -36,12 +36,19 @@ static LEVEL1: [Level1; TABLES] = [const { Level1::new() }; TABLES];
 static READY: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 const MAGIC: u64 = 0x5472_6f70_7469_4d21;
 
+/// Tells the other processors that they may start, with this value of GPTBR_EL3, or that they may not.
+pub fn set_ready(base: Option<u64>) {
+    READY[1].store(base.unwrap_or(0), Ordering::Relaxed);
+    READY[0].store(if base.is_some() { MAGIC } else { 0 }, Ordering::Release);
+}
+
 /// Where the edited device tree is put together.
 static SCRATCH: SpinMutex<[u8; 0x1_0000]> = SpinMutex::new([0; 0x1_0000]);
 
 /// Boots the machine on the first processor. `cpu` is its block of SRAM, which nobody else uses.
 #[unsafe(no_mangle)]
 extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
+    set_ready(None);
     board::block_dma();
     log::start();
     let extensions = Extensions::read().or_stop("processor extensions");
@@ -66,8 +73,7 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
         layout.hidden.is_some()
     );
 
-    READY[1].store(base, Ordering::Relaxed);
-    READY[0].store(MAGIC, Ordering::Release);
+    set_ready(Some(base));
     PROCESSOR.prepare_interrupts();
     PROCESSOR.set_parked(false);
     // SAFETY: the block is this processor's; `make_cpu` writes it before anybody reads it.
@@ -86,8 +92,13 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn monitor_parked(cpu: *mut Cpu, index: usize) -> ! {
     PROCESSOR.prepare_interrupts();
-    while READY[0].load(Ordering::Acquire) != MAGIC {
+    // After a reset SRAM still says that it is ready, so the first wait comes before the first look:
+    // what ends it is a request of the host, which runs only when SRAM is ready again.
+    loop {
         board::park_once();
+        if READY[0].load(Ordering::Acquire) == MAGIC {
+            break;
+        }
     }
     PROCESSOR.prepare(READY[1].load(Ordering::Relaxed));
     let extensions = Extensions::read().or_stop("processor extensions");
@@ -177,6 +188,14 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
         }
     };
     let mut gpt = Gpt::new(&LEVEL0, &LEVEL1, Gpi::NonSecure);
+    for (region, owner) in board::OWNERS {
+        gpt.assign(region.base, region.size, *owner)
+            .or_stop("granule tables");
+    }
+    for granule in gic::control_frames() {
+        gpt.assign(granule, GRANULE, Gpi::Root)
+            .or_stop("granule tables");
+    }
     for bank in &machine.memory {
         // A bank around the TSM is two for the host.
         let (below, above) = (
@@ -195,20 +214,19 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
                 size: bank.top() - above,
             });
         }
-        let mut gib = bank.base;
+        let mut gib = bank.base >> 30 << 30;
         while gib < bank.top() {
             // Memory beyond the last table stays the host's for good.
             let _full = gpt.split(gib);
             gib += 1 << 30;
         }
     }
-    for (region, owner) in board::OWNERS {
-        gpt.assign(region.base, region.size, *owner)
-            .or_stop("granule tables");
-    }
-    for granule in gic::control_frames() {
-        gpt.assign(granule, GRANULE, Gpi::Root)
-            .or_stop("granule tables");
+    if !machine
+        .memory
+        .iter()
+        .any(|bank| bank.covers(board::TSM.base, board::TSM.size))
+    {
+        log::stop("memory for the TSM");
     }
     // The window without its end, which the key configuration unit has; and what is above that.
     let unit = board::KEY_UNIT;
