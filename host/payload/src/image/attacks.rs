@@ -357,23 +357,39 @@ pub fn lost_interface(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// The courier answers with an old response: the session must end, and its stream with it.
-pub fn replayed_response(host: &mut Host) -> Result<()> {
+/// Replaces the keys of the stream.
+fn refresh_keys(host: &mut Host) -> Result<()> {
     must(&Call::PdevStreamKeyRefresh {
         pdev_1: Slot::RootPort.address(),
         pdev_2: PDEV,
         handle: host.stream,
     })?;
+    Ok(())
+}
+
+/// The courier changes what it carries: the session must end, and its stream with it.
+pub fn dishonest_courier(host: &mut Host, tamper: Tamper) -> Result<()> {
+    // What fails below works with an honest courier.
+    refresh_keys(host)?;
+    pdev::stream_finish(&mut host.root_port, &mut host.endpoint, host.stream)?;
+    refresh_keys(host)?;
     // The root port moves first.
     host.root_port
         .pump(Target::Pdev(Slot::RootPort.address()))?;
-    host.endpoint.tamper = Tamper::Replay;
+    host.endpoint.tamper = tamper;
     let outcome = host.endpoint.pump(Target::Pdev(PDEV));
     host.endpoint.tamper = Tamper::Honest;
     let state = pdev::state(Slot::Endpoint);
+    let (name, what) = match tamper {
+        Tamper::Replay => (
+            "replay-response",
+            "answer a request with the response before",
+        ),
+        _ => ("change-response", "flip a bit of a response"),
+    };
     attack(
-        "replay-response",
-        format_args!("answer a request with the response before"),
+        name,
+        format_args!("{what}"),
         format_args!("{outcome:?}; device state {state:?}"),
         state == Some(PdevState::Error),
     );

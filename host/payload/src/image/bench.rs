@@ -58,7 +58,7 @@ global_asm!(
     "sub w20, w20, #1",
     "cbnz w20, 1b",
     "mov x19, #0x1000",
-    "stp x22, x23, [x19, #8]",
+    "stp x22, x23, [x19, #16]",
     "2:",
     "movz x0, #0x0199",
     "movk x0, #0xc400, lsl #16",

@@ -11,7 +11,7 @@ use tsm_payload_support::println;
 use zerocopy::FromZeros;
 
 use super::board::{self, DONATED_TOP, Page, REALM_DATA, Slot};
-use super::comm::{Courier, Target};
+use super::comm::{Courier, Tamper, Target};
 use super::doe::Mailbox;
 use super::pci::{self, Function, Topology};
 use super::rec::{Event, Vcpu};
@@ -161,8 +161,10 @@ fn whole(host: &mut Host) -> Result<()> {
     guest_round(host)?;
     attacks::lost_interface(host)?;
     disconnect(host)?;
-    connect(host)?;
-    attacks::replayed_response(host)?;
+    for tamper in [Tamper::Replay, Tamper::Flip] {
+        connect(host)?;
+        attacks::dishonest_courier(host, tamper)?;
+    }
     stop_tsm()?;
     undelegate(REALM_DATA, DONATED_TOP)?;
     touch_everything(host);
