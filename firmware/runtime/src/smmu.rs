@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 use tsm_iommu::smmuv3::{self, EVENT_BYTES, Event, STREAM_ENTRY_WORDS, StreamEntry, registers};
 use tsm_iommu::{HOST_VMID, HostMap, Step, TableWrite};
-use tsm_platform::{GranuleRange, Ipa, PlatformError, Stage2, StreamId, Vmid};
+use tsm_platform::{GRANULE_SIZE, GranuleRange, Ipa, PlatformError, Stage2, StreamId, Vmid};
 
 use crate::arch;
 use crate::log::{info, warning};
@@ -138,11 +138,21 @@ impl Smmu {
 
     /// Writes all tables; the unit does not read them yet.
     fn fill(&self, holes: &[GranuleRange]) -> Result<(), PlatformError> {
-        for (index, word) in self.parts.tables.iter().enumerate() {
-            let value = self
-                .map
-                .initial(index / TABLE_ENTRIES, index % TABLE_ENTRIES);
-            word.store(value, Ordering::Relaxed);
+        for (number, table) in self.parts.tables.chunks(TABLE_ENTRIES).enumerate() {
+            let first = self.map.initial(number, 0);
+            let last = self.map.initial(number, TABLE_ENTRIES - 1);
+            // Almost every table maps 512 pages in a row.
+            let row = first != 0 && last == first + (TABLE_ENTRIES as u64 - 1) * GRANULE_SIZE;
+            let mut next = first;
+            for (entry, word) in table.iter().enumerate() {
+                let value = if row {
+                    next
+                } else {
+                    self.map.initial(number, entry)
+                };
+                word.store(value, Ordering::Relaxed);
+                next = next.wrapping_add(GRANULE_SIZE);
+            }
         }
         for hole in holes {
             for write in self.map.unmap(*hole) {

@@ -5,12 +5,9 @@
 
 // extern "C" fn guarded_copy(to, from, length) -> u64
 // Copies forward and returns 0, or 1 if an access faulted; `own_sync` in vectors.S does that. Each
-// byte of the source is read once. Words are used where both sides are aligned to 8.
+// byte of the source is read once.
     .global guarded_copy
 guarded_copy:
-    orr     x3, x0, x1
-    tst     x3, #7
-    b.ne    3f
 1:  subs    x2, x2, #32
     b.lo    2f
     ldp     x4, x5, [x1], #16

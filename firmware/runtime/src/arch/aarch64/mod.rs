@@ -24,6 +24,7 @@ pub use tsm_iommu::ArmStage2 as Stage2Tables;
 use tsm_platform::HostFault;
 
 global_asm!(include_str!("copy.S"));
+global_asm!(include_str!("memory.S"));
 global_asm!(include_str!("state.S"));
 
 /// Reads a system register.
