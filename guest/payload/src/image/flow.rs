@@ -123,7 +123,7 @@ fn assigned(policy: &Policy) -> Result {
     rsi::dma_enable(DISK, nonces)?;
     step("34", "RSI_VDEV_DMA_ENABLE", format_args!("Success"));
 
-    work(policy)?;
+    work(policy, nonces)?;
     give_back(&report)
 }
 
@@ -189,12 +189,21 @@ fn accept(report: &Report<'_>, nonces: Nonces) -> Result {
 }
 
 /// Uses the disk before and after the host has attacked.
-fn work(policy: &Policy) -> Result {
+fn work(policy: &Policy, nonces: Nonces) -> Result {
     let mut disk = Disk::start(policy)?;
     disk.read_known("disk-read")?;
     disk.write_and_read_back()?;
     step("35", "workload", format_args!("the host may attack now"));
     rhi::pause(1)?;
+    let info = rsi::vdev_info(DISK)?;
+    judge(
+        "device-still-started",
+        claims::verify_state(&info, DeviceState::Started),
+    )?;
+    judge(
+        "nonces-still-current",
+        claims::verify_current(&info, nonces),
+    )?;
     disk.read_known("disk-read-after-attacks")?;
     disk.stop()
 }
