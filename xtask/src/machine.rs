@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha384};
 
-use crate::RunArguments;
 use crate::command::{Owned, target};
 use crate::images::{IMAGES, build_all};
 use crate::logs;
 use crate::qemu::{self, Qemu};
 use crate::report::{Line, Report};
+use crate::{Responder, RunArguments};
 
 /// How long one whole run may take. A quiet machine needs a small part of it.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -54,7 +54,7 @@ pub struct Plan<'a> {
     /// What the host payload does.
     pub mode: Mode,
     /// A responder that is already running.
-    pub dsm: Option<&'a str>,
+    pub responder: Responder,
     /// Stop at reset and serve a debugger.
     pub gdb: bool,
     /// Number of CPUs.
@@ -80,7 +80,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     };
     let plan = Plan {
         mode: Mode::Flow,
-        dsm: arguments.dsm.as_deref(),
+        responder: arguments.responder.clone(),
         gdb: arguments.gdb,
         cpus: 2,
         show: &mut show,
@@ -114,9 +114,9 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     // What an earlier run left would be taken for this one's.
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place)?;
-    let files = Files::create(&place)?;
-    let (process, endpoint) = match plan.dsm {
-        Some(address) => (None, address.to_owned()),
+    let files = Files::create(&place, &plan.responder)?;
+    let (process, endpoint) = match &plan.responder.dsm {
+        Some(address) => (None, address.clone()),
         None => {
             let (process, endpoint) = start_device(device, &files)?;
             (Some(process), endpoint)
@@ -224,8 +224,8 @@ struct Files {
 }
 
 impl Files {
-    fn create(place: &Path) -> Result<Self> {
-        let files = Self {
+    fn create(place: &Path, responder: &Responder) -> Result<Self> {
+        let mut files = Self {
             disk: place.join("disk.img"),
             plain_disk: place.join("plain.img"),
             keys: place.join("keys.shm"),
@@ -238,7 +238,18 @@ impl Files {
         };
         fs::write(&files.disk, disk(0x5a))?;
         fs::write(&files.plain_disk, disk(0xc3))?;
-        fs::write(&files.keys, vec![0; 1 << 20])?;
+        match &responder.dsm_keys {
+            Some(keys) => files.keys = fs::canonicalize(keys).context("the key file")?,
+            None => fs::write(&files.keys, vec![0; 1 << 20])?,
+        }
+        for (given, place) in [
+            (&responder.dsm_root, &files.root_certificate),
+            (&responder.dsm_measurement, &files.measurement),
+        ] {
+            if let Some(given) = given {
+                fs::copy(given, place).with_context(|| given.display().to_string())?;
+            }
+        }
         Ok(files)
     }
 
@@ -247,7 +258,7 @@ impl Files {
         let mut page = vec![0_u8; 4096];
         page[..8].copy_from_slice(b"PCPOLICY");
         page[8..12].copy_from_slice(&1_u32.to_le_bytes());
-        // A foreign responder's root is not known here: its guest fails at the certificate check.
+        // Without it the guest trusts no root, and refuses the device at its certificates.
         if let Ok(root) = fs::read(&self.root_certificate) {
             page[0x10..0x40].copy_from_slice(&Sha384::digest(root));
         }

@@ -82,9 +82,25 @@ pub struct RunArguments {
     /// Waits at reset for a debugger and prints the line that attaches one.
     #[arg(long)]
     gdb: bool,
-    /// Uses a responder that is already running instead of our own.
+    #[command(flatten)]
+    responder: Responder,
+}
+
+/// A responder that is already running, instead of our own.
+#[derive(Args, Clone, Default)]
+pub struct Responder {
+    /// Uses the responder that listens there, on this machine.
     #[arg(long, value_name = "HOST:PORT")]
     dsm: Option<String>,
+    /// Its root certificate (DER), which the guest's owner trusts.
+    #[arg(long, value_name = "FILE", requires = "dsm")]
+    dsm_root: Option<PathBuf>,
+    /// Its measurement block 1 (48 bytes), which the guest's owner expects.
+    #[arg(long, value_name = "FILE", requires = "dsm")]
+    dsm_measurement: Option<PathBuf>,
+    /// The file of 1 MiB in which it finds the root port's keys, if it looks at them.
+    #[arg(long, value_name = "FILE", requires = "dsm")]
+    dsm_keys: Option<PathBuf>,
 }
 
 /// Which tests to run.

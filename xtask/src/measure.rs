@@ -6,11 +6,11 @@
 
 use anyhow::{Result, bail};
 
-use crate::QemuArguments;
 use crate::images::build_all;
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu;
 use crate::report::Line;
+use crate::{QemuArguments, Responder};
 
 /// Name of the row as the host payload prints it, what the public reference firmware takes, and
 /// what we aim at, in instructions from the call to the last return. Zero: not known.
@@ -56,7 +56,7 @@ pub fn run(arguments: &QemuArguments) -> Result<()> {
     let mut silent = |_: &str, _: Option<&Line>| {};
     let plan = Plan {
         mode: Mode::Bench,
-        dsm: None,
+        responder: Responder::default(),
         gdb: false,
         cpus: 1,
         show: &mut silent,

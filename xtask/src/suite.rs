@@ -15,7 +15,7 @@ use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
 use crate::toolchain::{self, AARCH64, X86_64};
-use crate::{TestArguments, dependencies, documents, tidy};
+use crate::{Responder, TestArguments, dependencies, documents, tidy};
 
 /// Crates that compile for the host and for both bare targets.
 const PURE: &[&str] = &[
@@ -211,7 +211,7 @@ fn machine_tests(
     };
     let plan = Plan {
         mode,
-        dsm: None,
+        responder: Responder::default(),
         gdb: false,
         cpus: 2,
         show: &mut show,
