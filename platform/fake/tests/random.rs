@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tsm_abi::Row;
-use tsm_abi::rmi::{BlockSize, MapFlags, ROWS, RangeDescriptor};
+use tsm_abi::rmi::{BlockSize, Call, MapFlags, ROWS, RangeDescriptor};
+use tsm_abi::{RmiStatus, Row};
 use tsm_core::State;
 use tsm_iommu::{ArmStage2, Entry, Stage2Format};
 use tsm_platform::StreamId;
@@ -305,5 +305,23 @@ fn calls_from_several_processors_leave_no_lock_and_no_contradiction() {
             }
         });
         playground.check();
+    }
+}
+
+#[test]
+fn of_several_activations_at_once_exactly_one_succeeds() {
+    for _ in 0..20 {
+        let host = Host::new();
+        let activated = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    if host.status(Call::RmmActivate {}) == RmiStatus::SUCCESS {
+                        activated.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(activated.into_inner(), 1);
     }
 }

@@ -36,15 +36,11 @@ impl<P: Machine, F: Fn(u64, u64) -> bool> Mapping<P> for DeviceMapping<F> {
         else {
             return Err(Error::Rtt(slot.level));
         };
-        claim(context, Kind::Device, State::Mapped, block.address, bytes)?;
-        write(
-            context,
-            slot,
-            &Entry::Device {
-                pa: Pa(block.address),
-                ripas,
-            },
-        )?;
+        let block = (block.address, bytes);
+        claim(context, Kind::Device, State::Mapped, block, || {
+            let pa = Pa(block.0);
+            write(context, slot, &Entry::Device { pa, ripas })
+        })?;
         context.tsm.granules.refer(slot.table.address(), 1)
     }
 }

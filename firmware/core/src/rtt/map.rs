@@ -63,18 +63,19 @@ pub(super) fn map_range<P: Machine, M: Mapping<P>>(
     let mut budget = GRANULES_PER_CALL;
     for index in slot.index..TABLE_ENTRIES {
         let end = next.checked_add(bytes).ok_or(Error::Input)?;
-        let step = || -> Result<()> {
-            let block = blocks.next().ok_or(Error::Input)?;
+        let block = blocks.next().ok_or(Error::Input).and_then(|block| {
             if block.level != level || end > top {
-                return Err(Error::Rtt(level));
+                Err(Error::Rtt(level))
+            } else if block.undelegated == M::PRIVATE {
+                Err(Error::Input)
+            } else {
+                Ok(block)
             }
-            if block.undelegated == M::PRIVATE {
-                return Err(Error::Input);
-            }
-            let slot = slot.at(index);
-            mapping.map(context, realm, slot, &read(context, slot)?, block)
-        };
-        match { step }() {
+        });
+        let slot = slot.at(index);
+        let mapped =
+            block.and_then(|block| mapping.map(context, realm, slot, &read(context, slot)?, block));
+        match mapped {
             Ok(()) => next = end,
             Err(error) if next == base => return Err(error),
             Err(_) => break,
@@ -87,28 +88,30 @@ pub(super) fn map_range<P: Machine, M: Mapping<P>>(
     Ok(next)
 }
 
-/// Takes every granule of a block from delegated to `state`; all or none.
+/// Takes every granule of a block from delegated to `state` and runs `work`; all or nothing.
 pub(super) fn claim<P: Machine>(
     context: &Context<'_, P>,
     kind: Kind,
     state: State,
-    pa: u64,
-    bytes: u64,
+    (pa, bytes): (u64, u64),
+    work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let table = &context.tsm.granules;
-    for address in granules(pa, bytes) {
-        let claimed = match table.region(address) {
-            Some(region) if region.kind() == kind => table.claim(address, State::Delegated, state),
-            _ => Err(Error::Input),
-        };
-        if let Err(error) = claimed {
-            for address in granules(pa, address.saturating_sub(pa)) {
-                table.change(address, state, State::Delegated)?;
-            }
-            return Err(error);
+    let mut claimed = 0_u64;
+    let taken = granules(pa, bytes).try_for_each(|address| {
+        let region = table.region(address).filter(|region| region.kind() == kind);
+        region.ok_or(Error::Input)?;
+        table.claim(address, State::Delegated, state)?;
+        claimed = claimed.saturating_add(GRANULE_SIZE);
+        Ok(())
+    });
+    let outcome = taken.and_then(|()| work());
+    if outcome.is_err() {
+        for address in granules(pa, claimed) {
+            table.change(address, state, State::Delegated)?;
         }
     }
-    Ok(())
+    outcome
 }
 
 struct DataMapping;
@@ -129,21 +132,15 @@ impl<P: Machine> Mapping<P> for DataMapping {
             Entry::Assigned { pa, .. } if pa.0 == block.address => return Ok(()),
             _ => return Err(Error::Rtt(slot.level)),
         };
-        let bytes = entry_bytes::<P>(slot.level)?;
-        claim(context, Kind::Memory, State::Data, block.address, bytes)?;
-        for address in granules(block.address, bytes) {
-            context
-                .platform
-                .zero(Granule::new(address).ok_or(Error::Global)?)?;
-        }
-        write(
-            context,
-            slot,
-            &Entry::Assigned {
-                pa: Pa(block.address),
-                ripas,
-            },
-        )?;
+        let block = (block.address, entry_bytes::<P>(slot.level)?);
+        claim(context, Kind::Memory, State::Data, block, || {
+            for address in granules(block.0, block.1) {
+                let granule = Granule::new(address).ok_or(Error::Global)?;
+                context.platform.zero(granule)?;
+            }
+            let pa = Pa(block.0);
+            write(context, slot, &Entry::Assigned { pa, ripas })
+        })?;
         context.tsm.granules.refer(slot.table.address(), 1)
     }
 }
@@ -258,23 +255,13 @@ pub(crate) fn data_map_init<P: Machine>(
     }
     let mut content = [0_u8; GRANULE_BYTES];
     context.host_read(HostPa(source.address()), &mut content)?;
-    claim(
-        context,
-        Kind::Memory,
-        State::Data,
-        initial.data,
-        GRANULE_SIZE,
-    )?;
-    let data = Granule::new(initial.data).ok_or(Error::Input)?;
-    context.platform.write(data, 0, &content)?;
-    write(
-        context,
-        slot,
-        &Entry::Assigned {
-            pa: Pa(initial.data),
-            ripas: Ripas::Ram,
-        },
-    )?;
+    let page = (initial.data, GRANULE_SIZE);
+    claim(context, Kind::Memory, State::Data, page, || {
+        let data = Granule::new(initial.data).ok_or(Error::Input)?;
+        context.platform.write(data, 0, &content)?;
+        let (pa, ripas) = (Pa(initial.data), Ripas::Ram);
+        write(context, slot, &Entry::Assigned { pa, ripas })
+    })?;
     context.tsm.granules.refer(slot.table.address(), 1)?;
     let measured = (initial.flags == MEASURE_CONTENT).then_some(&content[..]);
     realm

@@ -14,7 +14,7 @@ mod states;
 use common::{Role, World, role};
 use tsm_abi::rmi::{Call, ROWS, RealmParams, RecParams, features};
 use tsm_abi::{RmiCode, RmiStatus, Row};
-use tsm_platform_fake::{DRAM_TOP, Host, MMIO_BASE, success};
+use tsm_platform_fake::{DRAM_TOP, ENDPOINT_BAR, Host, MMIO_BASE, success};
 use zerocopy::{FromZeros, IntoBytes};
 
 fn answered() -> impl Iterator<Item = &'static Row> {
@@ -130,7 +130,10 @@ fn a_granule_in_another_state_is_refused_and_changes_nothing() {
             let granules = match role(row, argument).unwrap() {
                 Role::Number => continue,
                 Role::HostPage => vec![world.free, table, data, world.new.rd],
-                Role::Donated => vec![world.plain, table, data, world.new.rd, world.active.rec],
+                Role::Donated => {
+                    let (rd, rec) = (world.new.rd, world.active.rec);
+                    vec![world.plain, table, data, rd, rec, ENDPOINT_BAR]
+                }
                 Role::Object if argument.contains("rec") => {
                     vec![world.plain, world.free, table, data, world.new.rd]
                 }
