@@ -118,6 +118,11 @@ impl Fake {
 }
 
 impl Fake {
+    /// Takes the list of writes to configuration space: function and offset of each.
+    pub fn take_config_writes(&self) -> Vec<(Rid, u16)> {
+        std::mem::take(&mut lock(&self.config_writes))
+    }
+
     /// Returns the bytes of every function's configuration space.
     #[must_use]
     pub fn registers(&self) -> BTreeMap<u16, Vec<u8>> {
@@ -148,6 +153,7 @@ impl ConfigSpace for Fake {
     }
 
     fn config_write(&self, rid: Rid, offset: u16, width: u8, value: u32) {
+        lock(&self.config_writes).push((rid, offset));
         let mut functions = lock(&self.functions);
         let function = functions.get_mut(&rid).zip(place(offset, width));
         let Some((function, place)) = function else {

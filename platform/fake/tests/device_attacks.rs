@@ -313,7 +313,7 @@ fn an_interface_is_created_only_where_everything_fits() {
         let after = rig.host.snapshot();
         assert_eq!(after.states, before.states, "{what}");
         assert_eq!(after.streams, before.streams, "{what}");
-        assert_eq!(after.functions, before.functions, "{what}");
+        assert!(after.functions == before.functions, "{what}");
     }
     let vdev = rig.create_interface(&good).unwrap();
     assert_eq!(

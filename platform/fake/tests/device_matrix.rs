@@ -310,7 +310,7 @@ fn arguments_that_name_the_wrong_thing_are_refused() {
             }
         }
     }
-    assert_eq!(rig.host.snapshot(), before);
+    assert!(rig.host.snapshot() == before);
     assert_eq!((rig.state(), rig.device_state(pdev)), (2, 3));
     assert_eq!(rig.carried, carried);
 }
@@ -360,7 +360,7 @@ fn one_granule_cannot_play_two_parts() {
     for call in calls {
         assert_eq!(rig.host.status(call), INPUT, "{call:x?}");
     }
-    assert_eq!(rig.host.snapshot(), before);
+    assert!(rig.host.snapshot() == before);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use tsm_platform::{ConfigSpace, Rid};
 
-use super::pci::{BUS_MASTER, Function, MEMORY_ENABLE, Span, register};
+use super::pci::{BUS_MASTER, Function, MEMORY_ENABLE, register};
 use super::registry::Registry;
 use super::vdev;
 use crate::context::{Context, Machine};
@@ -59,12 +59,23 @@ pub(crate) fn access<P: Machine>(
     let function = Function::new(platform, rid);
     let at = offset & !3;
     let old = function.read(at);
-    let new = merge(old, offset & 3, width, value);
+    // What kind of region is behind a BAR is not the host's to say.
+    let fixed = function.kind_bits(at);
+    let new = merge(old, offset & 3, width, value) & !fixed | old & fixed;
     if cuts(context, &mut registry, rid, &function, (at, old, new)) {
         return 0;
     }
-    if covers_foreign(context, &registry, rid, &function.supposing(at, new), at) {
+    if covers_foreign(
+        context,
+        &mut registry,
+        rid,
+        &function.supposing(at, new),
+        at,
+    ) {
         return 0;
+    }
+    if is_frozen(&function, at) {
+        registry.sizes.forget(rid);
     }
     platform.config_write(rid, offset, width, value);
     0
@@ -93,6 +104,8 @@ fn cuts<P: Machine>(
             continue;
         };
         if vdev::with(context, interface.object, |vdev| vdev.is_guarded()) != Ok(true) {
+            // What was measured at creation must not change, bound or not.
+            found |= interface.rid == rid && write.1 != write.2 && is_frozen(function, write.0);
             continue;
         }
         let hit = if interface.rid == rid {
@@ -178,7 +191,7 @@ fn is_frozen<P: ConfigSpace>(function: &Function<'_, P>, at: u16) -> bool {
 /// memory that the platform keeps or that a bound interface of another function has.
 fn covers_foreign<P: Machine>(
     context: &Context<'_, P>,
-    registry: &Registry,
+    registry: &mut Registry,
     rid: Rid,
     after: &Function<'_, P>,
     at: u16,
@@ -190,23 +203,33 @@ fn covers_foreign<P: Machine>(
     if !is_routing || !after.decodes_memory() {
         return false;
     }
-    let takes = |span: Span| after.answers_in(span) || after.forwards(span);
     let reserved = context.platform.reserved_mmio().iter();
-    if reserved.map(|range| (range.base(), range.top())).any(takes) {
-        return true;
+    for span in reserved.map(|range| (range.base(), range.top())) {
+        if after.answers_in(span, &mut registry.sizes) || after.forwards(span) {
+            return true;
+        }
     }
-    registry.interfaces().iter().any(|interface| {
-        interface.rid != rid
-            && vdev::with(context, interface.object, |vdev| {
-                vdev.is_guarded()
-                    && vdev.ranges.iter().any(|range| {
-                        let span = (range.base(), range.top());
-                        after.answers_in(span)
-                            || (!after.is_above(interface.rid) && after.forwards(span))
-                    })
-            })
-            .unwrap_or(false)
-    })
+    for index in 0..registry.interfaces().len() {
+        let Some(interface) = registry.interfaces().get(index).copied() else {
+            continue;
+        };
+        if interface.rid == rid {
+            continue;
+        }
+        let is_path = after.is_above(interface.rid);
+        let sizes = &mut registry.sizes;
+        let covers = vdev::with(context, interface.object, |vdev| {
+            vdev.is_guarded()
+                && vdev.ranges.iter().any(|range| {
+                    let span = (range.base(), range.top());
+                    after.answers_in(span, sizes) || (!is_path && after.forwards(span))
+                })
+        });
+        if covers != Ok(false) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! Nothing read here is trusted further than the hardware that answered: the host may have written
 //! any register. Walks are bounded, addresses are checked.
 
+use heapless::Vec;
 use tsm_platform::{ConfigSpace, Rid};
 
 /// Registers of a header.
@@ -49,6 +50,77 @@ pub(crate) type Span = (u64, u64);
 
 fn overlap(a: Span, b: Span) -> bool {
     a.0 < b.1 && b.0 < a.1
+}
+
+/// Where an endpoint's memory is, as far as its registers tell: the sizes are hardware's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    bars: [u32; 6],
+    decodes: bool,
+}
+
+/// Sizes of the regions behind a function's base address registers, in bytes; zero if there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BarSizes([u64; 6]);
+
+impl BarSizes {
+    fn index(offset: u16) -> Option<usize> {
+        let index = offset.checked_sub(register::BAR)?.checked_div(4)?;
+        Some(usize::from(index))
+    }
+
+    fn place(&mut self, offset: u16) -> Option<&mut u64> {
+        Self::index(offset).and_then(|index| self.0.get_mut(index))
+    }
+
+    fn get(&self, offset: u16) -> u64 {
+        let size = Self::index(offset).and_then(|index| self.0.get(index));
+        size.copied().unwrap_or(0)
+    }
+}
+
+/// Sizes of regions that were probed. A probe turns the function's decoding off for a moment, which
+/// a device that is in use, or the path to one, must not notice twice.
+pub(crate) struct KnownSizes {
+    sizes: Vec<KnownSize, 64>,
+    next: usize,
+}
+
+/// One region: function, its id register, offset of the base address register, bytes.
+#[derive(Clone, Copy)]
+struct KnownSize(Rid, u32, u16, u64);
+
+impl KnownSizes {
+    /// Knows nothing yet.
+    pub const fn new() -> Self {
+        Self {
+            sizes: Vec::new(),
+            next: 0,
+        }
+    }
+
+    /// Forgets the sizes of a function, which the host is about to change.
+    pub fn forget(&mut self, rid: Rid) {
+        self.sizes.retain(|known| known.0 != rid);
+    }
+
+    fn find(&self, rid: Rid, id: u32, offset: u16) -> Option<u64> {
+        let mut known = self.sizes.iter();
+        let known = known.find(|known| (known.0, known.1, known.2) == (rid, id, offset))?;
+        Some(known.3)
+    }
+
+    /// Remembers a size, in place of the oldest one if there is no room.
+    fn learn(&mut self, known: KnownSize) {
+        let Err(known) = self.sizes.push(known) else {
+            return;
+        };
+        let index = self.next.checked_rem(self.sizes.len()).unwrap_or(0);
+        self.next = index.saturating_add(1);
+        if let Some(oldest) = self.sizes.get_mut(index) {
+            *oldest = known;
+        }
+    }
 }
 
 /// One function, as it is or as it would be after a write.
@@ -128,6 +200,35 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         if self.is_bridge() { 2 } else { 6 }
     }
 
+    /// Reads the registers that place an endpoint's memory, without disturbing it.
+    pub fn placement(&self) -> Placement {
+        let mut offset = register::BAR;
+        Placement {
+            bars: core::array::from_fn(|_| {
+                let bar = self.read(offset);
+                offset = offset.saturating_add(4);
+                bar
+            }),
+            decodes: self.decodes_memory(),
+        }
+    }
+
+    /// Returns the bits of the register at `offset` that tell what kind of region is behind it: those
+    /// of a base address register, but not of its upper half.
+    pub fn kind_bits(&self, offset: u16) -> u32 {
+        let mut found = 0;
+        if !(register::BAR..register::ROM).contains(&offset) {
+            return found;
+        }
+        self.any_bar(|at, _| {
+            if at == offset {
+                found = 0xf;
+            }
+            at >= offset
+        });
+        found
+    }
+
     /// Returns the offset of the expansion ROM's register.
     pub fn rom(&self) -> u16 {
         if self.is_bridge() {
@@ -204,61 +305,89 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         (!mask).wrapping_add(1)
     }
 
-    /// Calls `visit` with offset, base address, width and address bits of each memory region that is
-    /// programmed, until it returns true. Returns whether it did.
-    fn any_region(&self, mut visit: impl FnMut(u16, u64, bool, u32) -> bool) -> bool {
+    /// Calls `visit` with offset and content of each base address register, upper halves left out,
+    /// until it returns true. Returns whether it did.
+    fn any_bar(&self, mut visit: impl FnMut(u16, u32) -> bool) -> bool {
         let mut index: u16 = 0;
         while index < self.bar_count() {
             let offset = register::BAR.saturating_add(index.saturating_mul(4));
             let low = self.read(offset);
-            index = index.saturating_add(1);
-            if low & 1 != 0 {
-                continue;
-            }
-            let wide = low & 6 == 4;
-            let mut base = u64::from(low & 0xffff_fff0);
-            if wide {
-                base |= u64::from(self.read(offset.saturating_add(4))) << 32;
-                index = index.saturating_add(1);
-            }
-            if visit(offset, base, wide, 0xffff_fff0) {
+            if visit(offset, low) {
                 return true;
             }
+            index = index.saturating_add(if is_wide(low) { 2 } else { 1 });
         }
+        false
+    }
+
+    /// Calls `visit` with offset, base address, width and address bits of each memory region that is
+    /// programmed, until it returns true. Returns whether it did.
+    fn any_region(&self, mut visit: impl FnMut(u16, u64, bool, u32) -> bool) -> bool {
+        let found = self.any_bar(|offset, low| {
+            if low & 1 != 0 {
+                return false;
+            }
+            let mut base = u64::from(low & 0xffff_fff0);
+            if is_wide(low) {
+                base |= u64::from(self.read(offset.saturating_add(4))) << 32;
+            }
+            visit(offset, base, is_wide(low), 0xffff_fff0)
+        });
         let rom = self.read(self.rom());
-        rom & 1 != 0 && visit(self.rom(), u64::from(rom & 0xffff_f800), false, 0xffff_f800)
+        let rom_base = u64::from(rom & 0xffff_f800);
+        found || (rom & 1 != 0 && visit(self.rom(), rom_base, false, 0xffff_f800))
+    }
+
+    fn size(&self, known: &mut KnownSizes, offset: u16, wide: bool, bits: u32) -> u64 {
+        let id = self.read(0);
+        known.find(self.rid, id, offset).unwrap_or_else(|| {
+            let size = self.probe(offset, wide, bits);
+            known.learn(KnownSize(self.rid, id, offset, size));
+            size
+        })
     }
 
     /// Returns whether the function, if it decodes memory, answers anywhere in `span`.
     ///
-    /// A region starts at a multiple of its size, which settles most cases without a probe.
-    pub fn answers_in(&self, span: Span) -> bool {
+    /// A region starts at a multiple of its size, which settles most cases without its size.
+    pub fn answers_in(&self, span: Span, known: &mut KnownSizes) -> bool {
         self.decodes_memory()
             && self.any_region(|offset, base, wide, bits| {
                 if base >= span.1 {
                     return false;
-                }
-                if base >= span.0 {
-                    return self.probe(offset, wide, bits) != 0;
                 }
                 let largest = if base == 0 {
                     u64::MAX
                 } else {
                     base & base.wrapping_neg()
                 };
-                base.saturating_add(largest) > span.0
-                    && base.saturating_add(self.probe(offset, wide, bits)) > span.0
+                if base.saturating_add(largest) <= span.0 {
+                    return false;
+                }
+                let size = self.size(known, offset, wide, bits);
+                size != 0 && base.saturating_add(size) > span.0
             })
     }
 
-    /// Returns whether one memory region of the function holds all of `span`. Probes the function.
-    pub fn owns(&self, span: Span) -> bool {
-        self.any_region(|offset, base, wide, bits| {
-            let is_rom = offset == self.rom();
-            !is_rom
-                && base != 0
-                && base <= span.0
-                && span.1 <= base.saturating_add(self.probe(offset, wide, bits))
+    /// Probes the size of each region behind a base address register. A device that is locked falls
+    /// to ERROR when its BARs change (PCIe 6.1, 11.2.6), so this is done once, before any lock.
+    pub fn bar_sizes(&self) -> BarSizes {
+        let mut sizes = BarSizes::default();
+        self.any_region(|offset, _, wide, bits| {
+            if let Some(size) = sizes.place(offset) {
+                *size = self.probe(offset, wide, bits);
+            }
+            false
+        });
+        sizes
+    }
+
+    /// Returns whether one region behind a base address register, of the sizes given, holds all of
+    /// `span`. Nothing is probed.
+    pub fn owns(&self, span: Span, sizes: &BarSizes) -> bool {
+        self.any_region(|offset, base, _, _| {
+            let size = sizes.get(offset);
+            base != 0 && base <= span.0 && span.1 <= base.saturating_add(size)
         })
     }
 
@@ -281,6 +410,11 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
             .into_iter()
             .any(|window| window.0 < window.1 && overlap(window, span))
     }
+}
+
+/// Returns whether a base address register describes 64-bit memory.
+const fn is_wide(low: u32) -> bool {
+    low & 7 == 4
 }
 
 /// Returns base and limit of a window register, their low four bits cleared.

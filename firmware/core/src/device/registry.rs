@@ -12,6 +12,7 @@ use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
 
+use super::pci::KnownSizes;
 use super::psmmu::Units;
 
 /// Most physical devices and root ports at a time.
@@ -55,6 +56,8 @@ pub(crate) struct Registry {
     interfaces: Vec<Interface, MOST_INTERFACES>,
     /// IOMMUs.
     pub units: Units,
+    /// Sizes of functions' memory.
+    pub sizes: KnownSizes,
     /// Message buffers.
     pub buffers: Buffers,
 }
@@ -69,6 +72,7 @@ impl Registry {
             devices: Vec::new(),
             interfaces: Vec::new(),
             units: Units::new(),
+            sizes: KnownSizes::new(),
             buffers: Buffers {
                 request: [0; MESSAGE_BYTES],
                 response: [0; MESSAGE_BYTES],

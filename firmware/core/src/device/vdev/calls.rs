@@ -10,6 +10,7 @@ use tsm_spdm::{Digests, Operation, Outcome};
 use super::super::comm::{
     self, Comm, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
+use super::super::pci::KnownSizes;
 use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
 use super::super::tdisp::{self, Request};
@@ -134,7 +135,7 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, da
             vdev.comm = Comm::Active;
             Ok(())
         })?,
-        Ok(Progress::Complete) => finish(context, names.object),
+        Ok(Progress::Complete) => finish(context, names.object, &mut registry.sizes),
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
@@ -144,10 +145,14 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, da
 }
 
 /// Moves the interface on, its exchange being complete.
-fn finish<P: Machine>(context: &Context<'_, P>, object: u64) -> core::result::Result<(), Trouble> {
+fn finish<P: Machine>(
+    context: &Context<'_, P>,
+    object: u64,
+    known: &mut KnownSizes,
+) -> core::result::Result<(), Trouble> {
     let is_sound = with(context, object, |vdev| {
         // A configuration that moved while it was being locked is not the one that was checked.
-        vdev.request != Some(Request::Lock) || create::is_placed(context, vdev.rid, &vdev.ranges)
+        vdev.request != Some(Request::Lock) || create::is_still_placed(context, vdev, known)
     });
     if is_sound != Ok(true) {
         return Err(Trouble::Refused);
@@ -221,24 +226,28 @@ fn check_session<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<u8
 
 /// `RMI_VDEV_LOCK`.
 pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let mut registry = context.tsm.devices.lock();
+    let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
     let stream = check_session(context, names.device)?;
     begin(context, names, Request::Lock, |vdev| {
-        if vdev.stream_id != stream || !create::is_placed(context, vdev.rid, &vdev.ranges) {
+        if vdev.stream_id != stream {
             return Err(Error::Device);
         }
+        let placement = create::place(context, vdev.rid, &vdev.sizes, &vdev.ranges, known);
+        vdev.placement = placement.ok_or(Error::Device)?;
         Ok(())
     })
 }
 
 /// `RMI_VDEV_START`.
 pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let mut registry = context.tsm.devices.lock();
+    let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
     check_session(context, names.device)?;
     begin(context, names, Request::Start, |vdev| {
-        if !create::is_placed(context, vdev.rid, &vdev.ranges) {
+        if !create::is_still_placed(context, vdev, known) {
             return Err(Error::Device);
         }
         Ok(())

@@ -9,7 +9,7 @@ use tsm_platform::{Granule, GranuleRange, Rid, StreamId};
 use zeroize::Zeroizing;
 
 use super::super::comm::Comm;
-use super::super::pci::{self, Function};
+use super::super::pci::{self, BarSizes, Function, KnownSizes, Placement};
 use super::super::registry::{Interface, Registry};
 use super::super::report::{Assembly, Report};
 use super::super::tdisp::{LockFlags, Request, State};
@@ -45,24 +45,46 @@ fn ranges<P: Machine>(context: &Context<'_, P>, params: &VdevParams) -> Result<R
     Ok(ranges)
 }
 
-/// Returns whether the function's BARs hold all of `ranges` and nobody else answers there.
+/// Returns where the function is, if its BARs hold all of `ranges` and nobody else answers there.
 ///
-/// The host could have moved BARs while nothing was bound, so this is asked before each lock too.
-pub(super) fn is_placed<P: Machine>(
+/// The host could have moved BARs while nothing was bound, so it is asked before each lock too.
+pub(super) fn place<P: Machine>(
+    context: &Context<'_, P>,
+    rid: Rid,
+    sizes: &BarSizes,
+    ranges: &[GranuleRange],
+    known: &mut KnownSizes,
+) -> Option<Placement> {
+    let mut spans = ranges.iter().map(|range| (range.base(), range.top()));
+    let own = Function::new(context.platform, rid);
+    let owns_all = spans.all(|span| own.owns(span, sizes));
+    (owns_all && is_apart(context, rid, ranges, known)).then(|| own.placement())
+}
+
+/// Returns whether the function is still where it was placed and nobody else answers there. Only
+/// reads its registers.
+pub(super) fn is_still_placed<P: Machine>(
+    context: &Context<'_, P>,
+    vdev: &Vdev,
+    known: &mut KnownSizes,
+) -> bool {
+    let own = Function::new(context.platform, vdev.rid);
+    own.placement() == vdev.placement && is_apart(context, vdev.rid, &vdev.ranges, known)
+}
+
+/// Returns whether no function but `rid` answers in `ranges`.
+fn is_apart<P: Machine>(
     context: &Context<'_, P>,
     rid: Rid,
     ranges: &[GranuleRange],
+    known: &mut KnownSizes,
 ) -> bool {
     let spans = || ranges.iter().map(|range| (range.base(), range.top()));
-    let own = Function::new(context.platform, rid);
-    if !spans().all(|span| own.owns(span)) {
-        return false;
-    }
     !pci::any_function(context.platform, |other, function| {
         let is_foreign_path = !function.is_above(rid);
         other != rid
             && spans().any(|span| {
-                function.answers_in(span) || (is_foreign_path && function.forwards(span))
+                function.answers_in(span, known) || (is_foreign_path && function.forwards(span))
             })
     })
 }
@@ -145,9 +167,9 @@ pub(crate) fn create<P: Machine>(
     if !registry.has_room().1 || !psmmu::is_ready(context, &registry, stream) {
         return Err(Error::Device);
     }
-    if !is_placed(context, rid, &ranges) {
-        return Err(Error::Input);
-    }
+    let sizes = Function::new(context.platform, rid).bar_sizes();
+    let placement =
+        place(context, rid, &sizes, &ranges, &mut registry.sizes).ok_or(Error::Input)?;
     if !context.is_memory(object) {
         return Err(Error::Input);
     }
@@ -159,6 +181,8 @@ pub(crate) fn create<P: Machine>(
         id,
         rid,
         ranges,
+        sizes,
+        placement,
         state: State::New,
         comm: Comm::Pending,
         request: Some(Request::Open),

@@ -13,6 +13,7 @@ use tsm_platform::{Granule, GranuleRange, Object, Rid, StreamId};
 use zeroize::Zeroizing;
 
 use super::comm::Comm;
+use super::pci::{BarSizes, Placement};
 use super::report::{Assembly, Report};
 use super::tdisp::{self, Request, State};
 use crate::context::{Context, Machine};
@@ -80,6 +81,10 @@ pub(crate) struct Vdev {
     pub rid: Rid,
     /// Physical ranges of its memory: sorted, inside its BARs, nobody else's.
     pub ranges: Vec<GranuleRange, MOST_RANGES>,
+    /// Sizes of its BARs, which do not change.
+    sizes: BarSizes,
+    /// Where the function was when the present lock began.
+    placement: Placement,
     /// State.
     pub state: State,
     /// Progress of the exchange.
