@@ -107,35 +107,39 @@ fn gate<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
         Call::RmmConfigGet { config } => system::get_config(context, config),
         Call::RmmActivate {} => system::activate(context),
         _ if !context.tsm.activation.is_active() => Err(Error::Global),
-        call => memory_call(context, call),
+        call => granule_call(context, call),
     }
 }
 
-fn memory_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+fn granule_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
     match call {
         Call::GranuleRangeDelegate { start, end } => ownership::delegate(context, start, end),
         Call::GranuleRangeUndelegate { start, end } => ownership::undelegate(context, start, end),
         Call::GranuleTrackingGet { base, top } => ownership::tracking(context, base, top),
+        call => table_call(context, call),
+    }
+}
+
+fn table_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+    match call {
         Call::RttCreate {
             rd,
             rtt: table,
             ipa,
             level,
-        } => locked(context, rd, |realm| {
-            rtt::create(context, realm, table, ipa, level)
-        }),
-        Call::RttDestroy { rd, ipa, level } => locked(context, rd, |realm| {
-            rtt::destroy(context, realm, ipa, level)
-        }),
-        Call::RttFold { rd, ipa, level } => {
-            locked(context, rd, |realm| rtt::fold(context, realm, ipa, level))
+        } => context.with_realm(rd, |realm| rtt::create(context, realm, table, ipa, level)),
+        Call::RttDestroy { rd, ipa, level } => {
+            context.with_realm(rd, |realm| rtt::destroy(context, realm, ipa, level))
         }
-        Call::RttReadEntry { rd, ipa, level } => locked(context, rd, |realm| {
-            rtt::read_entry(context, realm, ipa, level)
-        }),
-        Call::RttInitRipas { rd, base, top } => locked(context, rd, |realm| {
-            rtt::init_ripas(context, realm, base, top)
-        }),
+        Call::RttFold { rd, ipa, level } => {
+            context.with_realm(rd, |realm| rtt::fold(context, realm, ipa, level))
+        }
+        Call::RttReadEntry { rd, ipa, level } => {
+            context.with_realm(rd, |realm| rtt::read_entry(context, realm, ipa, level))
+        }
+        Call::RttInitRipas { rd, base, top } => {
+            context.with_realm(rd, |realm| rtt::init_ripas(context, realm, base, top))
+        }
         Call::RttDataMapInit {
             rd,
             data,
@@ -149,97 +153,54 @@ fn memory_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
                 source,
                 flags,
             };
-            locked(context, rd, |realm| {
-                rtt::data_map_init(context, realm, initial)
-            })
+            context.with_realm(rd, |realm| rtt::data_map_init(context, realm, initial))
         }
+        call => range_call(context, call),
+    }
+}
+
+fn range_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
+    type Work<P> = fn(&Context<'_, P>, &Realm, (u64, u64), Output) -> Result;
+    let (work, rd, range, flags, address): (Work<P>, _, _, _, _) = match call {
         Call::RttDataMap {
             rd,
             base,
             top,
             flags,
             oaddr,
-        } => locked(context, rd, |realm| {
-            rtt::data_map(
-                context,
-                realm,
-                (base, top),
-                Output {
-                    flags,
-                    address: oaddr,
-                },
-            )
-        }),
+        } => (rtt::data_map, rd, (base, top), flags, oaddr),
         Call::RttDataUnmap {
             rd,
             base,
             top,
             flags,
             oaddr,
-        } => locked(context, rd, |realm| {
-            rtt::data_unmap(
-                context,
-                realm,
-                (base, top),
-                Output {
-                    flags,
-                    address: oaddr,
-                },
-            )
-        }),
+        } => (rtt::data_unmap, rd, (base, top), flags, oaddr),
         Call::RttUnprotMap {
             rd,
             base,
             top,
             flags,
             oaddr,
-        } => locked(context, rd, |realm| {
-            rtt::unprot_map(
-                context,
-                realm,
-                (base, top),
-                Output {
-                    flags,
-                    address: oaddr,
-                },
-            )
-        }),
+        } => (rtt::unprot_map, rd, (base, top), flags, oaddr),
         Call::RttUnprotUnmap {
             rd,
             base,
             top,
             flags,
             oaddr,
-        } => locked(context, rd, |realm| {
-            rtt::unprot_unmap(
-                context,
-                realm,
-                (base, top),
-                Output {
-                    flags,
-                    address: oaddr,
-                },
-            )
-        }),
+        } => (rtt::unprot_unmap, rd, (base, top), flags, oaddr),
         Call::RttDevUnmap {
             rd,
             base,
             top,
             flags,
             oaddr,
-        } => locked(context, rd, |realm| {
-            rtt::dev_unmap(
-                context,
-                realm,
-                (base, top),
-                Output {
-                    flags,
-                    address: oaddr,
-                },
-            )
-        }),
-        call => realm_call(context, call),
-    }
+        } => (rtt::dev_unmap, rd, (base, top), flags, oaddr),
+        call => return realm_call(context, call),
+    };
+    let output = Output { flags, address };
+    context.with_realm(rd, |realm| work(context, realm, range, output))
 }
 
 fn realm_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
@@ -259,12 +220,4 @@ fn realm_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
         } => rec::psci_complete(context, calling_rec, target_rec, status),
         call => device::host_call(context, call),
     }
-}
-
-fn locked<P: Machine>(
-    context: &Context<'_, P>,
-    rd: u64,
-    work: impl FnOnce(&mut Realm) -> Result,
-) -> Result {
-    context.with_realm(rd, work)
 }
