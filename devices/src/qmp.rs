@@ -63,10 +63,13 @@ impl MachineMonitor {
         self.next_value(&mut lines)?;
         stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
         self.next_return(&mut lines)?;
+        let mut settled = Settled::default();
         loop {
             stream.write_all(b"{\"execute\":\"query-pci\"}\n")?;
             let buses = self.next_return(&mut lines)?;
-            self.lock().view = find(&buses, qdev_id);
+            if let Some(view) = settled.take(find(&buses, qdev_id)) {
+                self.lock().view = view;
+            }
             thread::sleep(PERIOD);
         }
     }
@@ -103,6 +106,21 @@ impl FunctionSource for MachineMonitor {
 
     fn take_reset(&mut self) -> bool {
         std::mem::take(&mut self.lock().reset)
+    }
+}
+
+/// Tells settings that stay from those of a moment: software sizes a BAR by writing ones to it.
+#[derive(Default)]
+struct Settled {
+    last: Option<FunctionView>,
+}
+
+impl Settled {
+    /// Takes an answer and returns it if the one before was the same.
+    fn take(&mut self, view: Option<FunctionView>) -> Option<Option<FunctionView>> {
+        let same = view == self.last;
+        self.last = view.clone();
+        same.then_some(view)
     }
 }
 
@@ -176,7 +194,7 @@ fn bar(region: &Value) -> Option<Bar> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::find;
+    use super::{Settled, find};
     use crate::function::{Bar, FunctionView};
 
     fn nvme(bus: u8, id: &str, address: i64) -> Value {
@@ -230,6 +248,32 @@ mod tests {
         assert_eq!(find(&machine(), Some("plain")).unwrap().rid, Some(0x000a));
         assert_eq!(find(&machine(), Some("other")), None);
         assert_eq!(find(&json!([]), None), None);
+    }
+
+    #[test]
+    fn a_bar_that_is_being_sized_has_not_moved() {
+        let placed = FunctionView {
+            rid: Some(0x010a),
+            bars: vec![Bar {
+                index: 0,
+                address: 0x1020_0000,
+                size: 0x4000,
+            }],
+        };
+        let sized = FunctionView {
+            rid: Some(0x010a),
+            bars: Vec::new(),
+        };
+        let mut settled = Settled::default();
+        assert_eq!(settled.take(Some(placed.clone())), None);
+        assert_eq!(
+            settled.take(Some(placed.clone())),
+            Some(Some(placed.clone()))
+        );
+        assert_eq!(settled.take(Some(sized.clone())), None);
+        assert_eq!(settled.take(Some(placed)), None);
+        assert_eq!(settled.take(Some(sized.clone())), None);
+        assert_eq!(settled.take(Some(sized.clone())), Some(Some(sized)));
     }
 
     #[test]
