@@ -350,3 +350,45 @@ fn a_run_page_that_the_host_takes_away_ends_the_entry_and_nothing_else() {
         rd: world.active.rd,
     }));
 }
+
+#[test]
+fn a_block_with_a_hole_is_not_taken_in_part() {
+    let host = Host::activated();
+    let realm = host.realm();
+    let block = host.pages(512);
+    host.delegate(block, 512);
+    host.undelegate(block + 300 * PAGE, 1);
+    let oaddr = RangeDescriptor::new(block, BlockSize::Block2M, 1).0;
+    let map = Call::RttDataMap {
+        rd: realm.rd,
+        base: 0x20_0000,
+        top: 0x40_0000,
+        flags: MapFlags::single().0,
+        oaddr,
+    };
+    let before = host.snapshot();
+    assert_eq!(host.status(map), RmiStatus::INPUT);
+    assert!(before == host.snapshot(), "something changed");
+    host.delegate(block + 300 * PAGE, 1);
+    success(host.call(map));
+}
+
+#[test]
+fn a_shared_block_that_reaches_into_private_memory_is_not_mapped_in_part() {
+    let host = Host::activated();
+    let realm = host.realm();
+    let block = host.pages(512);
+    host.delegate(block + 300 * PAGE, 1);
+    let map = Call::RttUnprotMap {
+        rd: realm.rd,
+        base: Realm::SHARED + 0x20_0000,
+        top: Realm::SHARED + 0x40_0000,
+        flags: Host::shared_flags(),
+        oaddr: RangeDescriptor::new(block, BlockSize::Block2M, 1).0 | 1 << 63,
+    };
+    let before = host.snapshot();
+    assert_eq!(host.status(map), RmiStatus::INPUT);
+    assert!(before == host.snapshot(), "something changed");
+    host.undelegate(block + 300 * PAGE, 1);
+    success(host.call(map));
+}
