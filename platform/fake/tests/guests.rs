@@ -3,7 +3,9 @@
 
 //! What a guest sees: its calls, its faults, its measurements.
 
-use tsm_abi::rmi::{Call, MapFlags, RecEnter, RecEnterFlags, RecParams};
+use tsm_abi::rmi::{
+    BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecParams,
+};
 use tsm_abi::{RmiStatus, rsi};
 use tsm_platform::{Access, GuestExit, Ipa};
 use tsm_platform_fake::{Host, Realm, STATUS_SUCCESS, fault, success};
@@ -620,4 +622,27 @@ fn a_realm_that_runs_is_not_terminated() {
     assert!(host.fake.script().is_done());
     success(host.call(Call::RealmTerminate { rd }));
     assert_eq!(host.status(Call::RealmTerminate { rd }), RmiStatus::REALM);
+}
+
+#[test]
+fn memory_that_a_guest_gets_is_zero_whatever_the_host_left_there() {
+    let host = Host::activated();
+    let realm = host.new_realm();
+    host.init_ripas(&realm, 0, PAGE);
+    success(host.call(Call::RealmActivate { rd: realm.rd }));
+    let page = host.page_with(&[0xa5; 4096]);
+    host.delegate(page, 1);
+    let map = Call::RttDataMap {
+        rd: realm.rd,
+        base: 0,
+        top: PAGE,
+        flags: MapFlags::single().0,
+        oaddr: RangeDescriptor::new(page, BlockSize::Page, 1).0,
+    };
+    success(host.call(map));
+    host.fake.script().look(|fake, vcpu| {
+        assert_eq!(vcpu.load::<4096>(fake, 0).unwrap(), [0; 4096]);
+    });
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
 }
