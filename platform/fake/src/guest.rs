@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use tsm_abi::rsi;
 use tsm_platform::{
     Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, Ipa, MemoryFault, Object, Stage2,
     VcpuParams,
@@ -35,6 +36,18 @@ impl Script {
             }
             GuestExit::Call
         });
+    }
+
+    /// Adds a call of the guest interface.
+    pub fn guest_call(&self, call: rsi::Call) {
+        let (function, arguments) = call.encode();
+        self.call(&[&[function], &arguments[..]].concat());
+    }
+
+    /// Adds a step in which the guest checks its first registers.
+    pub fn expect(&self, registers: &[u64]) {
+        let registers = registers.to_vec();
+        self.look(move |_, vcpu| assert_eq!(vcpu.gprs[..registers.len()], registers));
     }
 
     /// Adds a step that only looks.

@@ -9,7 +9,7 @@ use tsm_iommu::stage2::LEAF_LEVEL;
 use tsm_iommu::{ArmStage2, Entry, Stage2Format};
 use tsm_platform::{Granule, GranuleRange, Iommu, Ipa, PlatformError, Stage2, StreamId, Vmid};
 
-use crate::{Fake, FaultPoint, lock};
+use crate::{Fake, FaultPoint, Guard, lock};
 
 /// Streams of the machine: the requester ids of its functions.
 const STREAMS: u32 = 0x1_0000;
@@ -111,12 +111,14 @@ impl Fake {
     /// IOMMU stops it. Cached translations count.
     #[must_use]
     pub fn dma(&self, stream: StreamId, address: u64) -> Option<u64> {
+        let mapped = |iommu: &State| {
+            let hidden = iommu.unmapped.contains(&Granule::containing(address));
+            !hidden || !self.has(Guard::HostTranslation)
+        };
         let mut iommu = lock(&self.iommu);
         match iommu.streams.get(&stream).copied().unwrap_or(Stream::Host) {
             Stream::Blocked => None,
-            Stream::Host => {
-                (!iommu.unmapped.contains(&Granule::containing(address))).then_some(address)
-            }
+            Stream::Host => mapped(&iommu).then_some(address),
             Stream::Guest(stage2) => iommu
                 .translations
                 .translate(stage2.vmid, address, || self.walk(&stage2, address))
@@ -162,6 +164,9 @@ impl Fake {
         if !self.covers(stream) {
             return Err(PlatformError::Refused);
         }
+        if state == Stream::Blocked && !self.has(Guard::StreamBlock) {
+            return Ok(());
+        }
         lock(&self.iommu).streams.insert(stream, state);
         Ok(())
     }
@@ -205,7 +210,9 @@ impl Iommu for Fake {
         self.reach(FaultPoint::Iommu)
             .map_err(|()| PlatformError::Timeout)?;
         let mut iommu = lock(&self.iommu);
-        iommu.translations.forget(vmid, base, bytes);
+        if self.has(Guard::IommuInvalidation) {
+            iommu.translations.forget(vmid, base, bytes);
+        }
         iommu.log.push(Invalidation {
             vmid,
             range: Some((base, bytes)),
@@ -217,7 +224,9 @@ impl Iommu for Fake {
         self.reach(FaultPoint::Iommu)
             .map_err(|()| PlatformError::Timeout)?;
         let mut iommu = lock(&self.iommu);
-        iommu.translations.forget_all(vmid);
+        if self.has(Guard::IommuInvalidation) {
+            iommu.translations.forget_all(vmid);
+        }
         iommu.log.push(Invalidation { vmid, range: None });
         Ok(())
     }

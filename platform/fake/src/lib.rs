@@ -13,13 +13,14 @@
 #![forbid(unsafe_code)]
 
 mod fault;
+mod guard;
 mod guest;
 mod host;
 mod iommu;
 mod memory;
 mod pci;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tsm_core::{Kind, Machine, Region};
@@ -30,6 +31,7 @@ use tsm_platform::{
 };
 
 pub use fault::FaultPoint;
+pub use guard::Guard;
 pub use guest::{Script, Step, Vcpu, fault};
 pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, success};
 pub use iommu::{Invalidation, Stream};
@@ -57,6 +59,7 @@ pub struct KeyRecord {
 /// The machine.
 pub struct Fake {
     faults: Mutex<fault::Faults>,
+    removed: Mutex<BTreeSet<Guard>>,
     memory: Mutex<memory::Memory>,
     iommu: Mutex<iommu::State>,
     cpu_translations: Mutex<iommu::Translations>,
@@ -87,6 +90,7 @@ impl Fake {
     pub fn new() -> Self {
         Self {
             faults: Mutex::default(),
+            removed: Mutex::default(),
             memory: Mutex::default(),
             iommu: Mutex::default(),
             cpu_translations: Mutex::default(),
@@ -236,11 +240,15 @@ impl Trace for Fake {
 
 impl Processor for Fake {
     fn invalidate_stage2(&self, stage2: &Stage2, base: Ipa, bytes: u64) {
-        lock(&self.cpu_translations).forget(stage2.vmid, base, bytes);
+        if self.has(Guard::CpuInvalidation) {
+            lock(&self.cpu_translations).forget(stage2.vmid, base, bytes);
+        }
     }
 
     fn invalidate_stage2_all(&self, stage2: &Stage2) {
-        lock(&self.cpu_translations).forget_all(stage2.vmid);
+        if self.has(Guard::CpuInvalidation) {
+            lock(&self.cpu_translations).forget_all(stage2.vmid);
+        }
     }
 
     fn cpu_index(&self) -> usize {

@@ -12,7 +12,7 @@ use tsm_platform::{
 };
 use zerocopy::IntoBytes;
 
-use crate::{DRAM_BASE, DRAM_TOP, Fake, FaultPoint, MMIO_BASE, MMIO_TOP, granule, lock};
+use crate::{DRAM_BASE, DRAM_TOP, Fake, FaultPoint, Guard, MMIO_BASE, MMIO_TOP, granule, lock};
 
 const BYTES: usize = 4096;
 const ENTRIES: usize = 512;
@@ -102,9 +102,9 @@ impl Memory {
         }
     }
 
-    fn host_bytes(&mut self, at: u64) -> Result<&mut u8, HostFault> {
+    fn host_bytes(&mut self, at: u64, protected: bool) -> Result<&mut u8, HostFault> {
         let granule = Granule::containing(at);
-        if !is_memory(at) || self.owner(granule) != Owner::Host {
+        if !is_memory(at) || (protected && self.owner(granule) != Owner::Host) {
             return Err(HostFault);
         }
         match self.touch(granule) {
@@ -129,9 +129,10 @@ impl Fake {
 
     /// Stores as the host's CPU does: `None` if the store faults.
     pub fn host_store(&self, at: u64, data: &[u8]) -> Option<()> {
+        let protected = self.has(Guard::GranuleProtection);
         let mut memory = lock(&self.memory);
         for (at, byte) in (at..).zip(data) {
-            *memory.host_bytes(at).ok()? = *byte;
+            *memory.host_bytes(at, protected).ok()? = *byte;
         }
         Some(())
     }
@@ -139,10 +140,11 @@ impl Fake {
     /// Loads `length` bytes as the host's CPU does: `None` if the load faults.
     #[must_use]
     pub fn host_load(&self, at: u64, length: usize) -> Option<Vec<u8>> {
+        let protected = self.has(Guard::GranuleProtection);
         let mut memory = lock(&self.memory);
         (at..)
             .take(length)
-            .map(|at| memory.host_bytes(at).ok().copied())
+            .map(|at| memory.host_bytes(at, protected).ok().copied())
             .collect()
     }
 

@@ -19,10 +19,20 @@ const DEVICE: u64 = 5;
 const MSIX_TABLE: u64 = ENDPOINT_BAR + 0x2000;
 
 #[test]
-fn the_host_cannot_read_the_guests_device() {
-    let rig = Rig::running();
-    assert_eq!(rig.host.fake.host_load(ENDPOINT_BAR, 4), None);
-    assert_eq!(rig.host.fake.host_store(ENDPOINT_BAR, &[1]), None);
+fn the_host_does_not_reach_the_guests_device() {
+    let rig = Rig::locked();
+    assert!(
+        rig.host.fake.host_reaches(ENDPOINT_BAR),
+        "while the guest has not accepted it"
+    );
+    rig.accept_memory();
+    assert!(!rig.host.fake.host_reaches(ENDPOINT_BAR));
+    assert!(!rig.host.fake.host_reaches(ENDPOINT_BAR + PAGE));
+    assert!(
+        rig.host.fake.host_reaches(MSIX_TABLE),
+        "that stays the host's"
+    );
+    assert_eq!(rig.dma(ENDPOINT_BAR), None);
 }
 
 #[test]

@@ -291,7 +291,7 @@ fn arguments_that_name_the_wrong_thing_are_refused() {
         0x7fff_f000,
         0x8400_0000,
         u64::MAX,
-        u64::MAX & !0xfff,
+        !0xfff,
     ];
     let before = rig.host.snapshot();
     let carried = rig.carried;
