@@ -1,37 +1,19 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a guest sees: its calls, its faults, its measurements.
+//! What a guest sees: its calls, its faults, its memory.
 
-use tsm_abi::rmi::{
-    BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecParams,
-};
+use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags};
 use tsm_abi::{RmiStatus, rsi};
 use tsm_platform::{Access, GuestExit, Ipa};
-use tsm_platform_fake::{Host, Realm, STATUS_SUCCESS, fault, success};
+use tsm_platform_fake::{Host, Realm, fault, success};
 use zerocopy::{FromZeros, IntoBytes};
 
 const PAGE: u64 = 0x1000;
 const EXIT_SYNC: u64 = 0;
 const EXIT_IRQ: u64 = 1;
-const EXIT_PSCI: u64 = 3;
 const EXIT_RIPAS: u64 = 4;
 const EXIT_HOST_CALL: u64 = 5;
-
-fn guest_call(host: &Host, call: rsi::Call) {
-    let (function, arguments) = call.encode();
-    host.fake
-        .script()
-        .call(&[&[function], &arguments[..]].concat());
-}
-
-/// Makes the guest check its first registers.
-fn expect(host: &Host, registers: &[u64]) {
-    let registers = registers.to_vec();
-    host.fake.script().look(move |_, vcpu| {
-        assert_eq!(vcpu.gprs[..registers.len()], registers);
-    });
-}
 
 /// Returns an active realm whose first four pages are private memory, all there.
 fn realm_with_memory(host: &Host) -> Realm {
@@ -56,8 +38,10 @@ fn versions_1_0_and_1_1_are_accepted_and_others_refused() {
         (u64::MAX, [1, 0x1_0001]),
     ];
     for (requested, [status, lower]) in answers {
-        guest_call(&host, rsi::Call::Version { requested });
-        expect(&host, &[status, lower, 0x1_0001, 0]);
+        host.fake
+            .script()
+            .guest_call(rsi::Call::Version { requested });
+        host.fake.script().expect(&[status, lower, 0x1_0001, 0]);
     }
     for _ in answers {
         host.enter(&realm);
@@ -71,12 +55,12 @@ fn a_call_that_does_not_exist_answers_all_ones_and_keeps_other_registers() {
     let realm = host.realm();
     for function in [0xc400_0194, 0xc400_01bf, 0xc600_0000, 0x8600_ff01] {
         host.fake.script().call(&[function, 1, 2, 3, 4]);
-        expect(&host, &[u64::MAX, 1, 2, 3, 4]);
+        host.fake.script().expect(&[u64::MAX, 1, 2, 3, 4]);
         host.enter(&realm);
     }
     // PSCI answers the same for its own range, and the program counter moved past each call.
     host.fake.script().call(&[0x8400_0013]);
-    expect(&host, &[u64::MAX]);
+    host.fake.script().expect(&[u64::MAX]);
     host.fake
         .script()
         .look(|_, vcpu| assert_eq!(vcpu.pc, 0x1000 + 5 * 4));
@@ -89,7 +73,9 @@ fn a_call_that_does_not_exist_answers_all_ones_and_keeps_other_registers() {
 fn a_realm_reads_its_configuration() {
     let host = Host::activated();
     let realm = realm_with_memory(&host);
-    guest_call(&host, rsi::Call::RealmConfig { ipa: PAGE });
+    host.fake
+        .script()
+        .guest_call(rsi::Call::RealmConfig { ipa: PAGE });
     host.fake.script().look(|fake, vcpu| {
         assert_eq!(vcpu.gprs[0], 0);
         assert_eq!(
@@ -107,8 +93,10 @@ fn a_realm_reads_its_configuration() {
         1 << 39,
         u64::MAX - 0xfff,
     ] {
-        guest_call(&host, rsi::Call::RealmConfig { ipa });
-        expect(&host, &[1, 0, 0, 0]);
+        host.fake
+            .script()
+            .guest_call(rsi::Call::RealmConfig { ipa });
+        host.fake.script().expect(&[1, 0, 0, 0]);
         host.enter(&realm);
     }
     assert!(host.fake.script().is_done());
@@ -118,15 +106,12 @@ fn a_realm_reads_its_configuration() {
 fn memory_changes_state_only_as_the_guest_asks_and_as_far_as_the_host_does_it() {
     let host = Host::activated();
     let realm = realm_with_memory(&host);
-    guest_call(
-        &host,
-        rsi::Call::IpaStateSet {
-            base: PAGE,
-            top: 3 * PAGE,
-            ripas: 0,
-            flags: 0,
-        },
-    );
+    host.fake.script().guest_call(rsi::Call::IpaStateSet {
+        base: PAGE,
+        top: 3 * PAGE,
+        ripas: 0,
+        flags: 0,
+    });
     let exit = host.enter(&realm);
     let seen = (
         exit.ripas_base.get(),
@@ -146,40 +131,31 @@ fn memory_changes_state_only_as_the_guest_asks_and_as_far_as_the_host_does_it() 
     assert_eq!(success(host.call(set(PAGE, 2 * PAGE)))[0], 2 * PAGE);
     // The part that is done cannot be done again.
     assert_eq!(host.status(set(PAGE, 2 * PAGE)), RmiStatus::INPUT);
-    expect(&host, &[0, 2 * PAGE, 0]);
+    host.fake.script().expect(&[0, 2 * PAGE, 0]);
     host.enter(&realm);
-    guest_call(
-        &host,
-        rsi::Call::IpaStateGet {
-            base: 0,
-            top: 4 * PAGE,
-        },
-    );
-    expect(&host, &[0, PAGE, 1]);
-    guest_call(
-        &host,
-        rsi::Call::IpaStateGet {
-            base: PAGE,
-            top: 4 * PAGE,
-        },
-    );
-    expect(&host, &[0, 2 * PAGE, 0]);
+    host.fake.script().guest_call(rsi::Call::IpaStateGet {
+        base: 0,
+        top: 4 * PAGE,
+    });
+    host.fake.script().expect(&[0, PAGE, 1]);
+    host.fake.script().guest_call(rsi::Call::IpaStateGet {
+        base: PAGE,
+        top: 4 * PAGE,
+    });
+    host.fake.script().expect(&[0, 2 * PAGE, 0]);
     host.enter(&realm);
     host.enter(&realm);
     // The host lets none of it become RAM again, and says so.
-    guest_call(
-        &host,
-        rsi::Call::IpaStateSet {
-            base: PAGE,
-            top: 2 * PAGE,
-            ripas: 1,
-            flags: 0,
-        },
-    );
+    host.fake.script().guest_call(rsi::Call::IpaStateSet {
+        base: PAGE,
+        top: 2 * PAGE,
+        ripas: 1,
+        flags: 0,
+    });
     host.enter(&realm);
     let mut entry = RecEnter::new_zeroed();
     entry.flags = RecEnterFlags::RIPAS_RESPONSE.bits().into();
-    expect(&host, &[0, PAGE, 1]);
+    host.fake.script().expect(&[0, PAGE, 1]);
     host.enter_with(&realm, &entry).unwrap();
     assert!(host.fake.script().is_done());
 }
@@ -195,31 +171,27 @@ fn what_the_host_took_comes_back_only_if_the_guest_says_so() {
         base: 0,
         top: PAGE,
     };
-    guest_call(&host, rsi::Call::IpaStateGet { base: 0, top: PAGE });
-    expect(&host, &[0, PAGE, 2]);
+    host.fake
+        .script()
+        .guest_call(rsi::Call::IpaStateGet { base: 0, top: PAGE });
+    host.fake.script().expect(&[0, PAGE, 2]);
     host.enter(&realm);
-    guest_call(
-        &host,
-        rsi::Call::IpaStateSet {
-            base: 0,
-            top: PAGE,
-            ripas: 1,
-            flags: 0,
-        },
-    );
+    host.fake.script().guest_call(rsi::Call::IpaStateSet {
+        base: 0,
+        top: PAGE,
+        ripas: 1,
+        flags: 0,
+    });
     assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_RIPAS);
     assert_eq!(host.status(set), RmiStatus::rtt(3));
     host.enter(&realm);
     let flags = rsi::CHANGE_DESTROYED;
-    guest_call(
-        &host,
-        rsi::Call::IpaStateSet {
-            base: 0,
-            top: PAGE,
-            ripas: 1,
-            flags,
-        },
-    );
+    host.fake.script().guest_call(rsi::Call::IpaStateSet {
+        base: 0,
+        top: PAGE,
+        ripas: 1,
+        flags,
+    });
     assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_RIPAS);
     success(host.call(set));
     host.map_private(&realm, 0);
@@ -249,16 +221,13 @@ fn requests_about_memory_that_make_no_sense_are_refused() {
         (0, PAGE, u64::MAX),
     ];
     for (base, top, ripas) in cases {
-        guest_call(
-            &host,
-            rsi::Call::IpaStateSet {
-                base,
-                top,
-                ripas,
-                flags: 0,
-            },
-        );
-        expect(&host, &[1, 0, 0, 0]);
+        host.fake.script().guest_call(rsi::Call::IpaStateSet {
+            base,
+            top,
+            ripas,
+            flags: 0,
+        });
+        host.fake.script().expect(&[1, 0, 0, 0]);
         assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_IRQ);
     }
     assert!(host.fake.script().is_done());
@@ -290,8 +259,10 @@ fn a_host_call_carries_registers_there_and_back() {
         assert_eq!(vcpu.load::<16>(fake, PAGE + 0x108).unwrap()[8], 0x33);
     });
     host.enter_with(&realm, &entry).unwrap();
-    guest_call(&host, rsi::Call::HostCall { ipa: PAGE + 0x80 });
-    expect(&host, &[1]);
+    host.fake
+        .script()
+        .guest_call(rsi::Call::HostCall { ipa: PAGE + 0x80 });
+    host.fake.script().expect(&[1]);
     host.enter(&realm);
     assert!(host.fake.script().is_done());
 }
@@ -302,7 +273,9 @@ fn a_structure_that_the_host_took_away_is_asked_for_and_the_call_repeated() {
     let realm = realm_with_memory(&host);
     let page = host.unmap_private(&realm, PAGE);
     host.undelegate(page, 1);
-    guest_call(&host, rsi::Call::HostCall { ipa: PAGE });
+    host.fake
+        .script()
+        .guest_call(rsi::Call::HostCall { ipa: PAGE });
     let exit = host.enter(&realm);
     assert_eq!(
         (exit.exit_reason.get(), exit.hpfar.get()),
@@ -406,222 +379,6 @@ fn an_access_to_shared_memory_is_emulated_by_the_host() {
         .look(move |_, vcpu| assert_eq!(vcpu.aborts, [Ipa(ipa)]));
     host.enter_with(&realm, &entry).unwrap();
     assert!(host.fake.script().is_done());
-}
-
-#[test]
-fn a_guest_that_switches_off_does_not_run_again() {
-    let host = Host::activated();
-    let realm = host.realm();
-    host.fake.script().call(&[0x8400_0008]);
-    let exit = host.enter(&realm);
-    assert_eq!(
-        (exit.exit_reason.get(), exit.gprs[0].get()),
-        (EXIT_PSCI, 0x8400_0008)
-    );
-    let refused = host
-        .enter_with(&realm, &RecEnter::new_zeroed())
-        .err()
-        .unwrap();
-    assert_eq!(refused, RmiStatus::REALM);
-    host.reclaim(&realm);
-    assert!(host.has_everything_back());
-}
-
-#[test]
-fn one_virtual_cpu_switches_another_on_and_off() {
-    let host = Host::activated();
-    let realm = host.new_realm();
-    let rec = host.delegated();
-    let mut params = RecParams::new_zeroed();
-    params.mpidr = 1.into();
-    let params = host.page_with(params.as_bytes());
-    success(host.call(Call::RecCreate {
-        rd: realm.rd,
-        rec,
-        params,
-    }));
-    success(host.call(Call::RealmActivate { rd: realm.rd }));
-    let second = Realm {
-        rec,
-        run: host.pages(1),
-        ..realm
-    };
-    let enter = RecEnter::new_zeroed();
-    assert_eq!(
-        host.enter_with(&second, &enter).err().unwrap(),
-        RmiStatus::REC
-    );
-
-    // Unknown target, entry outside private memory, itself.
-    let early = [
-        ([0xc400_0003, 9, 0x2000, 7], u64::MAX - 1),
-        ([0xc400_0003, 1, Realm::SHARED, 7], u64::MAX - 8),
-        ([0xc400_0003, 0, 0x2000, 7], u64::MAX - 3),
-        ([0xc400_0004, 1, 3, 0], u64::MAX - 1),
-    ];
-    let first = Realm { ..realm };
-    for (call, result) in early {
-        host.fake.script().call(&call);
-        expect(&host, &[result]);
-        host.enter(&first);
-    }
-    host.fake.script().call(&[0xc400_0003, 1, 0x2000, 7]);
-    assert_eq!(host.enter(&first).exit_reason.get(), EXIT_PSCI);
-    assert_eq!(
-        host.enter_with(&first, &enter).err().unwrap(),
-        RmiStatus::REC
-    );
-    let complete = |target_rec, status| {
-        host.status(Call::PsciComplete {
-            calling_rec: first.rec,
-            target_rec,
-            status,
-        })
-    };
-    assert_eq!(complete(first.rec, 0), RmiStatus::INPUT);
-    assert_eq!(complete(first.rd, 0), RmiStatus::INPUT);
-    assert_eq!(complete(rec, 5), RmiStatus::INPUT);
-    assert_eq!(complete(rec, 0), RmiStatus::SUCCESS);
-    assert_eq!(complete(rec, 0), RmiStatus::INPUT);
-    host.fake.script().look(|_, vcpu| {
-        assert_eq!((vcpu.mpidr, vcpu.pc, vcpu.gprs[0]), (1, 0x2000, 7));
-    });
-    host.enter(&second);
-    expect(&host, &[0]);
-    host.enter(&first);
-    host.fake.script().call(&[0x8400_0002]);
-    assert_eq!(host.enter(&second).exit_reason.get(), EXIT_PSCI);
-    assert_eq!(
-        host.enter_with(&second, &enter).err().unwrap(),
-        RmiStatus::REC
-    );
-    host.fake.script().call(&[0xc400_0004, 1, 0, 0]);
-    host.enter(&first);
-    assert_eq!(complete(rec, 0), RmiStatus::SUCCESS);
-    expect(&host, &[1]);
-    host.enter(&first);
-    assert!(host.fake.script().is_done());
-}
-
-#[test]
-fn the_initial_measurement_counts_every_step_and_its_order() {
-    let measure = |build: &dyn Fn(&Host, &Realm)| {
-        let host = Host::activated();
-        let realm = host.new_realm();
-        build(&host, &realm);
-        success(host.call(Call::RealmActivate { rd: realm.rd }));
-        guest_call(&host, rsi::Call::MeasurementRead { index: 0 });
-        let (sender, receiver) = std::sync::mpsc::channel();
-        host.fake.script().look(move |_, vcpu| {
-            assert_eq!(vcpu.gprs[0], 0);
-            sender.send(vcpu.gprs[1..9].to_vec()).unwrap();
-        });
-        host.enter(&realm);
-        receiver.recv().unwrap()
-    };
-    let page = |host: &Host, realm: &Realm, ipa, content: &[u8], flags| {
-        let (data, src) = (host.delegated(), host.page_with(content));
-        let call = Call::RttDataMapInit {
-            rd: realm.rd,
-            data,
-            ipa,
-            src,
-            flags,
-        };
-        assert_eq!(host.call(call)[0], STATUS_SUCCESS);
-    };
-    let plain = measure(&|_, _| {});
-    assert_eq!(
-        plain,
-        measure(&|_, _| {}),
-        "the same steps measure the same"
-    );
-    assert_eq!(
-        plain[6..],
-        [0, 0],
-        "SHA-384 leaves the rest of the register zero"
-    );
-    let different = [
-        plain,
-        measure(&|host, realm| host.init_ripas(realm, 0, PAGE)),
-        measure(&|host, realm| host.init_ripas(realm, 0, 2 * PAGE)),
-        measure(&|host, realm| page(host, realm, 0, b"a", 1)),
-        measure(&|host, realm| page(host, realm, 0, b"b", 1)),
-        measure(&|host, realm| page(host, realm, PAGE, b"a", 1)),
-        measure(&|host, realm| page(host, realm, 0, b"a", 0)),
-        measure(&|host, realm| {
-            page(host, realm, 0, b"a", 1);
-            host.init_ripas(realm, PAGE, 2 * PAGE);
-        }),
-        measure(&|host, realm| {
-            host.init_ripas(realm, PAGE, 2 * PAGE);
-            page(host, realm, 0, b"a", 1);
-        }),
-    ];
-    for (index, one) in different.iter().enumerate() {
-        assert!(!different[index + 1..].contains(one), "{index}");
-    }
-}
-
-#[test]
-fn a_guest_extends_its_own_measurements_only() {
-    let host = Host::activated();
-    let realm = host.realm();
-    let extend = |index, size| {
-        host.fake
-            .script()
-            .call(&[0xc400_0193, index, size, 1, 2, 3])
-    };
-    extend(1, 24);
-    expect(&host, &[0]);
-    guest_call(&host, rsi::Call::MeasurementRead { index: 1 });
-    host.fake
-        .script()
-        .look(|_, vcpu| assert_ne!(vcpu.gprs[1], 0));
-    for (index, size) in [(0, 24), (5, 24), (u64::MAX, 24), (1, 65), (1, u64::MAX)] {
-        extend(index, size);
-        expect(&host, &[1]);
-    }
-    guest_call(&host, rsi::Call::MeasurementRead { index: 5 });
-    expect(&host, &[1]);
-    while !host.fake.script().is_done() {
-        host.enter(&realm);
-    }
-}
-
-#[test]
-fn a_realm_that_runs_is_not_terminated() {
-    let host = std::sync::Arc::new(Host::activated());
-    let realm = host.realm();
-    let (rd, other) = (realm.rd, std::sync::Arc::clone(&host));
-    let rec = realm.rec;
-    host.fake.script().look(move |_, _| {
-        assert_eq!(other.status(Call::RealmTerminate { rd }), RmiStatus::REC);
-        assert_eq!(other.status(Call::RecDestroy { rec }), RmiStatus::REC);
-        assert_eq!(
-            other.status(Call::RecEnter { rec, run: 0 }),
-            RmiStatus::INPUT
-        );
-        let run = other.pages(1);
-        assert_eq!(other.status(Call::RecEnter { rec, run }), RmiStatus::REC);
-        let (flags, oaddr) = (MapFlags::single().0, 0);
-        let unmap = Call::RttDataUnmap {
-            rd,
-            base: 0,
-            top: PAGE,
-            flags,
-            oaddr,
-        };
-        assert_eq!(
-            other.status(unmap),
-            RmiStatus::SUCCESS,
-            "tables are free while it runs"
-        );
-    });
-    host.enter(&realm);
-    assert!(host.fake.script().is_done());
-    success(host.call(Call::RealmTerminate { rd }));
-    assert_eq!(host.status(Call::RealmTerminate { rd }), RmiStatus::REALM);
 }
 
 #[test]

@@ -9,12 +9,6 @@ use tsm_platform_fake::{Host, Realm, success};
 
 const PAGE: u64 = 0x1000;
 
-/// Registers of a call of the guest.
-fn guest_call(call: rsi::Call) -> Vec<u64> {
-    let (function, arguments) = call.encode();
-    std::iter::once(function).chain(arguments).collect()
-}
-
 #[test]
 fn a_realm_lives_and_the_host_gets_everything_back() {
     let host = Host::activated();
@@ -43,10 +37,10 @@ fn a_realm_lives_and_the_host_gets_everything_back() {
         assert!(vcpu.load::<4>(fake, 2 * PAGE).is_err());
     });
     assert_eq!(host.enter(&realm).exit_reason.get(), 1);
-    let call = guest_call(rsi::Call::Version {
-        requested: rsi::VERSION_LOWEST,
-    });
-    host.fake.script().call(&call);
+    let requested = rsi::VERSION_LOWEST;
+    host.fake
+        .script()
+        .guest_call(rsi::Call::Version { requested });
     host.fake
         .script()
         .look(|_, vcpu| assert_eq!(vcpu.gprs[..3], [0, 0x1_0000, 0x1_0001]));
