@@ -17,6 +17,8 @@
 #define RMI_GRANULE_RANGE_DELEGATE 0xc40001f1ull
 /* RMI_GRANULE_RANGE_UNDELEGATE(start, end) -> (next) */
 #define RMI_GRANULE_RANGE_UNDELEGATE 0xc40001f2ull
+/* RMI_GRANULE_TRACKING_GET(base, top) -> (category, state, out_top) */
+#define RMI_GRANULE_TRACKING_GET 0xc40001e1ull
 /* RMI_REALM_CREATE(rd, params) -> () */
 #define RMI_REALM_CREATE 0xc4000158ull
 /* RMI_REALM_ACTIVATE(rd) -> () */
@@ -31,12 +33,16 @@
 #define RMI_REC_DESTROY 0xc400015bull
 /* RMI_REC_ENTER(rec, run) -> () */
 #define RMI_REC_ENTER 0xc400015cull
+/* RMI_PSCI_COMPLETE(calling_rec, target_rec, status) -> () */
+#define RMI_PSCI_COMPLETE 0xc4000164ull
 /* RMI_RTT_CREATE(rd, rtt, ipa, level) -> () */
 #define RMI_RTT_CREATE 0xc400015dull
 /* RMI_RTT_DESTROY(rd, ipa, level) -> (rtt, top) */
 #define RMI_RTT_DESTROY 0xc400015eull
 /* RMI_RTT_READ_ENTRY(rd, ipa, level) -> (walk_level, state, descriptor, ripas) */
 #define RMI_RTT_READ_ENTRY 0xc4000161ull
+/* RMI_RTT_FOLD(rd, ipa, level) -> (rtt) */
+#define RMI_RTT_FOLD 0xc4000166ull
 /* RMI_RTT_INIT_RIPAS(rd, base, top) -> (out_top) */
 #define RMI_RTT_INIT_RIPAS 0xc4000168ull
 /* RMI_RTT_SET_RIPAS(rd, rec, base, top) -> (out_top) */
@@ -113,6 +119,10 @@
 #define RSI_VERSION 0xc4000190ull
 /* RSI_FEATURES(index) -> (value) */
 #define RSI_FEATURES 0xc4000191ull
+/* RSI_MEASUREMENT_READ(index) -> (value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) */
+#define RSI_MEASUREMENT_READ 0xc4000192ull
+/* RSI_MEASUREMENT_EXTEND(index, size, value_0, value_1, value_2, value_3, value_4, value_5, value_6, value_7) -> () */
+#define RSI_MEASUREMENT_EXTEND 0xc4000193ull
 /* RSI_REALM_CONFIG(ipa) -> () */
 #define RSI_REALM_CONFIG 0xc4000196ull
 /* RSI_IPA_STATE_SET(base, top, ripas, flags) -> (new_base, response) */
@@ -211,6 +221,9 @@
 #define RMI_VDEV_KEY_REFRESH 5
 #define RMI_VDEV_KEY_PURGE 6
 
+#define RMI_VDEV_DMA_DISABLED 0
+#define RMI_VDEV_DMA_ENABLED 1
+
 #define RMI_PSMMU_INACTIVE 0
 #define RMI_PSMMU_BUSY 1
 #define RMI_PSMMU_ACTIVE 2
@@ -256,6 +269,22 @@
 #define RMI_STREAM_TYPE_COHERENT 2
 #define RMI_STREAM_TYPE_NON_COHERENT_SYSTEM 3
 #define RMI_STREAM_TYPE_COHERENT_SYSTEM 4
+
+#define RMI_MEMORY_REQUEST_NONE 0
+#define RMI_MEMORY_REQUEST_DONATE 1
+#define RMI_MEMORY_REQUEST_RECLAIM 2
+
+#define RMI_RESPONSE_ACCEPT 0
+#define RMI_RESPONSE_REJECT 1
+
+#define RMI_ADDRESS_TYPE_NONE 0
+#define RMI_ADDRESS_TYPE_SINGLE 1
+#define RMI_ADDRESS_TYPE_LIST 2
+
+#define RMI_BLOCK_SIZE_PAGE 0
+#define RMI_BLOCK_SIZE_BLOCK2_M 1
+#define RMI_BLOCK_SIZE_BLOCK1_G 2
+#define RMI_BLOCK_SIZE_BLOCK512_G 3
 
 #define RSI_DEVICE_UNLOCKED 0
 #define RSI_DEVICE_LOCKED 1

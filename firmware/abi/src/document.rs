@@ -5,7 +5,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::{RhiStatus, RmiCode, RsiStatus};
+use crate::{MemoryRequest, RhiStatus, RmiCode, RsiStatus};
 use crate::{Row, Value, WireField, rhi, rmi, rsi};
 
 type Structure = (&'static str, &'static str, &'static [WireField]);
@@ -40,6 +40,7 @@ const SETS: &[(&str, &[Value])] = &[
     ("RMI_PDEV", rmi::PdevState::VALUES),
     ("RMI_STREAM", rmi::StreamState::VALUES),
     ("RMI_VDEV", rmi::VdevState::VALUES),
+    ("RMI_VDEV_DMA", rmi::VdevDmaState::VALUES),
     ("RMI_PSMMU", rmi::PsmmuState::VALUES),
     ("RMI_HASH", rmi::HashAlgorithm::VALUES),
     ("RMI_SIGNATURE", rmi::SignatureAlgorithm::VALUES),
@@ -49,28 +50,64 @@ const SETS: &[(&str, &[Value])] = &[
     ("RMI_COMM_PROTOCOL", rmi::CommProtocol::VALUES),
     ("RMI_PDEV_CATEGORY", rmi::PdevCategory::VALUES),
     ("RMI_STREAM_TYPE", rmi::StreamType::VALUES),
+    ("RMI_MEMORY_REQUEST", MemoryRequest::VALUES),
+    ("RMI_RESPONSE", rmi::Response::VALUES),
+    ("RMI_ADDRESS_TYPE", rmi::AddressType::VALUES),
+    ("RMI_BLOCK_SIZE", rmi::BlockSize::VALUES),
     ("RSI_DEVICE", rsi::DeviceState::VALUES),
     ("RHI_OBJECT", rhi::Object::VALUES),
     ("RHI_TDI", rhi::TdiState::VALUES),
 ];
 
-const RHI_FUNCTIONS: &[(&str, u64)] = &[
-    ("RHI_DA_VERSION", rhi::DA_VERSION),
-    ("RHI_DA_FEATURES", rhi::DA_FEATURES),
-    ("RHI_DA_OBJECT_SIZE", rhi::DA_OBJECT_SIZE),
-    ("RHI_DA_OBJECT_READ", rhi::DA_OBJECT_READ),
-    ("RHI_DA_VDEV_CONTINUE", rhi::DA_VDEV_CONTINUE),
+/// Name, number, arguments in registers 1 and on, results in registers 0 and on.
+type GuestToHost = (&'static str, u64, &'static str, &'static str);
+
+const RHI_FUNCTIONS: &[GuestToHost] = &[
+    ("RHI_DA_VERSION", rhi::DA_VERSION, "", "version"),
+    ("RHI_DA_FEATURES", rhi::DA_FEATURES, "", "features"),
+    (
+        "RHI_DA_OBJECT_SIZE",
+        rhi::DA_OBJECT_SIZE,
+        "vdev_id, object",
+        "status, size",
+    ),
+    (
+        "RHI_DA_OBJECT_READ",
+        rhi::DA_OBJECT_READ,
+        "vdev_id, object, shared_ipa, bytes, offset",
+        "status, bytes",
+    ),
+    (
+        "RHI_DA_VDEV_CONTINUE",
+        rhi::DA_VDEV_CONTINUE,
+        "vdev_id",
+        "status",
+    ),
     (
         "RHI_DA_VDEV_GET_MEASUREMENTS",
         rhi::DA_VDEV_GET_MEASUREMENTS,
+        "vdev_id, shared_ipa",
+        "status",
     ),
     (
         "RHI_DA_VDEV_GET_INTERFACE_REPORT",
         rhi::DA_VDEV_GET_INTERFACE_REPORT,
+        "vdev_id",
+        "status",
     ),
-    ("RHI_DA_VDEV_SET_TDI_STATE", rhi::DA_VDEV_SET_TDI_STATE),
-    ("RHI_DA_VDEV_P2P_UNBIND", rhi::DA_VDEV_P2P_UNBIND),
-    ("RHI_DA_VDEV_ABORT", rhi::DA_VDEV_ABORT),
+    (
+        "RHI_DA_VDEV_SET_TDI_STATE",
+        rhi::DA_VDEV_SET_TDI_STATE,
+        "vdev_id, state",
+        "status",
+    ),
+    (
+        "RHI_DA_VDEV_P2P_UNBIND",
+        rhi::DA_VDEV_P2P_UNBIND,
+        "vdev_id",
+        "status",
+    ),
+    ("RHI_DA_VDEV_ABORT", rhi::DA_VDEV_ABORT, "vdev_id", "status"),
 ];
 
 /// Writes `name` in lower case with `_` between words, or in upper case.
@@ -131,17 +168,20 @@ pub fn markdown(out: &mut dyn Write) -> fmt::Result {
     out.write_str("\n## Guest (RSI)\n\n")?;
     rows(out, rsi::ROWS)?;
     out.write_str("\n## Guest to host (RHI)\n\nCarried by `RSI_HOST_CALL`.\n\n")?;
-    out.write_str("| function | call |\n|---|---|\n")?;
-    for (name, function) in RHI_FUNCTIONS {
-        writeln!(out, "| `{function:08x}` | {name} |")?;
+    out.write_str("| function | call | arguments | results |\n|---|---|---|---|\n")?;
+    for (name, function, arguments, results) in RHI_FUNCTIONS {
+        writeln!(
+            out,
+            "| `{function:08x}` | {name} | {arguments} | {results} |"
+        )?;
     }
     out.write_str("\n## Values\n\n| set | values |\n|---|---|\n")?;
     for (set, values) in SETS {
-        write!(out, "| {set} |")?;
-        for value in *values {
-            write!(out, " {} ", value.number)?;
+        write!(out, "| {set} | ")?;
+        for (index, value) in values.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(out, "{separator}{} ", value.number)?;
             snake(out, value.name, false)?;
-            out.write_char(';')?;
         }
         out.write_str(" |\n")?;
     }
@@ -184,7 +224,7 @@ pub fn c_header(out: &mut dyn Write) -> fmt::Result {
         writeln!(out, ") */\n#define {} {:#010x}ull", row.name, row.function)?;
     }
     out.write_char('\n')?;
-    for (name, function) in RHI_FUNCTIONS {
+    for (name, function, ..) in RHI_FUNCTIONS {
         writeln!(out, "#define {name} {function:#010x}ull")?;
     }
     for (set, values) in SETS {
@@ -222,7 +262,7 @@ mod tests {
         assert!(
             text.contains("| `c4000187` | RMI_VDEV_CREATE | rd, pdev, vdev, params |  | yes |")
         );
-        assert!(text.contains("| RMI_VDEV | 0 new; 1 unlocked; 2 locked;"));
+        assert!(text.contains("| RMI_VDEV | 0 new; 1 unlocked; 2 locked; "));
         assert!(text.contains("| 0x540 | 0x8 | dev_mem_base |"));
         assert!(!text.contains("_reserved"));
     }
