@@ -387,11 +387,6 @@ impl Guard<'_> {
         self.granule
     }
 
-    /// Returns its state, which cannot change while the lock is held.
-    pub fn state(&self) -> State {
-        State::of(self.word.load(Ordering::Relaxed))
-    }
-
     /// Returns the references to it.
     pub fn references(&self) -> u32 {
         self.word.load(Ordering::Acquire) >> REFERENCE_SHIFT

@@ -20,7 +20,6 @@
         clippy::unwrap_used,
     )
 )]
-#![allow(dead_code, reason = "handlers arrive one by one")]
 
 mod context;
 mod device;
