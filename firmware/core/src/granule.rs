@@ -50,7 +50,7 @@ const MOST_LOCKS: usize = 8;
 pub enum State {
     /// The host's.
     Undelegated = 0,
-    /// The TSM's, scrubbed, holding nothing.
+    /// The TSM's, holding nothing that matters. It is overwritten or zeroed before it is used.
     Delegated = 1,
     /// A realm descriptor.
     Rd = 2,
@@ -66,33 +66,24 @@ pub enum State {
     Vdev = 7,
     /// A device granule that is mapped into a realm.
     Mapped = 8,
-    /// The continuation of an object that needs more than one granule.
-    Auxiliary = 9,
     /// On its way between the host and the TSM, in the hands of one call.
-    Moving = 10,
+    Moving = 9,
 }
 
 impl State {
-    const ALL: [Self; 11] = [
-        Self::Undelegated,
-        Self::Delegated,
-        Self::Rd,
-        Self::Rec,
-        Self::Rtt,
-        Self::Data,
-        Self::Pdev,
-        Self::Vdev,
-        Self::Mapped,
-        Self::Auxiliary,
-        Self::Moving,
-    ];
-
-    fn of(word: u32) -> Self {
-        let code = word & STATE_MASK;
-        Self::ALL
-            .into_iter()
-            .find(|state| *state as u32 == code)
-            .unwrap_or(Self::Moving)
+    const fn of(word: u32) -> Self {
+        match word & STATE_MASK {
+            0 => Self::Undelegated,
+            1 => Self::Delegated,
+            2 => Self::Rd,
+            3 => Self::Rec,
+            4 => Self::Rtt,
+            5 => Self::Data,
+            6 => Self::Pdev,
+            7 => Self::Vdev,
+            8 => Self::Mapped,
+            _ => Self::Moving,
+        }
     }
 
     /// Returns the place of the state in the lock order.
@@ -408,5 +399,86 @@ impl Drop for Guard<'_> {
         if let Ok(mut held) = self.locks.held.try_borrow_mut() {
             held.retain(|other| other.1 != self.granule.address());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AtomicU32, GRANULE_SIZE, GranuleRange, Kind, Locks, Region, State, Table};
+    use crate::error::Error;
+
+    const BASE: u64 = 0x8000_0000;
+    const NEXT: u64 = BASE + GRANULE_SIZE;
+
+    fn table() -> Table {
+        let words = Box::leak(Box::new([const { AtomicU32::new(0) }; 4]));
+        let range = GranuleRange::new(BASE, BASE + 4 * GRANULE_SIZE).unwrap();
+        assert!(Region::new(range, Kind::Memory, &words[..3]).is_none());
+        let region = Region::new(range, Kind::Memory, words).unwrap();
+        Table::new(Box::leak(Box::new([region])))
+    }
+
+    #[test]
+    fn every_state_comes_back_from_its_word() {
+        for code in 0..=9 {
+            assert_eq!(State::of(code) as u32, code);
+        }
+    }
+
+    #[test]
+    fn a_lock_out_of_order_is_refused() {
+        let (table, locks) = (table(), Locks::default());
+        let later = locks.lock(&table, NEXT, State::Undelegated).unwrap();
+        let earlier = locks.lock(&table, BASE, State::Undelegated);
+        assert_eq!(earlier.err(), Some(Error::Global));
+        drop(later);
+        assert!(locks.is_empty() && table.is_quiet());
+        let both = locks.lock_two(
+            &table,
+            (NEXT, State::Undelegated),
+            (BASE, State::Undelegated),
+        );
+        assert!(both.is_ok());
+    }
+
+    #[test]
+    fn a_granule_that_is_locked_is_busy_for_others_and_an_error_for_oneself() {
+        let (table, one, other) = (table(), Locks::default(), Locks::default());
+        let guard = one.lock(&table, BASE, State::Undelegated).unwrap();
+        let again = one.lock(&table, BASE, State::Undelegated);
+        assert_eq!(again.err(), Some(Error::Input));
+        let contended = other.lock(&table, BASE, State::Undelegated);
+        assert_eq!(contended.err(), Some(Error::Busy));
+        let claimed = table.claim(BASE, State::Undelegated, State::Moving);
+        assert_eq!(claimed, Err(Error::Busy));
+        drop(guard);
+        assert!(other.lock(&table, BASE, State::Undelegated).is_ok());
+    }
+
+    #[test]
+    fn a_granule_in_another_state_is_not_waited_for() {
+        let (table, one, other) = (table(), Locks::default(), Locks::default());
+        let guard = one.lock(&table, BASE, State::Undelegated).unwrap();
+        guard.set_state(State::Delegated);
+        let refused = other.lock(&table, BASE, State::Undelegated);
+        assert_eq!(refused.err(), Some(Error::Input));
+        drop(guard);
+        assert_eq!(table.state(BASE), Ok(State::Delegated));
+    }
+
+    #[test]
+    fn references_are_counted_to_the_end_and_keep_a_granule_where_it_is() {
+        let table = table();
+        assert_eq!(table.release(BASE, 1), Err(Error::Global));
+        table.refer_undelegated(BASE).unwrap();
+        let claimed = table.claim(BASE, State::Undelegated, State::Moving);
+        assert_eq!(claimed, Err(Error::Input));
+        table.refer(BASE, 0xfffe).unwrap();
+        assert_eq!(table.refer(BASE, 1), Err(Error::Global));
+        table.release(BASE, 0xffff).unwrap();
+        table
+            .claim(BASE, State::Undelegated, State::Moving)
+            .unwrap();
+        assert_eq!(table.refer_undelegated(BASE), Err(Error::Input));
     }
 }
