@@ -100,3 +100,41 @@ fn a_guest_extends_its_own_measurements_only() {
         host.enter(&realm);
     }
 }
+
+#[test]
+fn the_initial_measurement_is_what_its_description_says() {
+    // Computed from the description in `tsm-core`'s measurement module by another program: a realm
+    // with devices, 39-bit addresses and SHA-384; a runnable REC that begins at 0x1000; private
+    // memory up to 0x2000; a measured page at 0 and one that is not measured at 0x1000.
+    const EXPECTED: [u64; 8] = [
+        0x01fd_cced_4ee2_bc04,
+        0xa9af_4859_d7e3_2973,
+        0xb66a_5596_4907_9973,
+        0xdc6c_a63c_34f0_01f8,
+        0x4043_48f6_fb79_c6ee,
+        0xf98d_f408_d7d5_eb09,
+        0,
+        0,
+    ];
+    let host = Host::activated();
+    let realm = host.new_realm();
+    let rd = realm.rd;
+    host.init_ripas(&realm, 0, 2 * PAGE);
+    let src = host.page_with(b"measured");
+    for (ipa, flags) in [(0, 1), (PAGE, 0)] {
+        let data = host.delegated();
+        success(host.call(Call::RttDataMapInit {
+            rd,
+            data,
+            ipa,
+            src,
+            flags,
+        }));
+    }
+    success(host.call(Call::RealmActivate { rd }));
+    let script = host.fake.script();
+    script.guest_call(rsi::Call::MeasurementRead { index: 0 });
+    script.look(|_, vcpu| assert_eq!(vcpu.gprs[1..9], EXPECTED));
+    host.enter(&realm);
+    assert!(host.fake.script().is_done());
+}
