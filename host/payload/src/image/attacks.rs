@@ -12,9 +12,9 @@ use tsm_payload_support::nvme::BLOCK;
 use super::board::{self, REALM_DATA, Slot};
 use super::comm::{Tamper, Target};
 use super::flow::{Host, build_realm, disconnect};
-use super::pci::{BAR0, ID};
+use super::pci::{BAR0, COMMAND, Function, ID};
 use super::rec::{Event, Vcpu};
-use super::report::{attack, check, step};
+use super::report::{self, attack, check};
 use super::rmi::{self, Result, must};
 use super::vectors::{self, is_granule_fault};
 use super::{pdev, realm, rhi, vdev};
@@ -38,7 +38,8 @@ const VDEV: u64 = Slot::Vdev.address();
 /// Everything that must fail without harm while the guest uses its device.
 pub fn while_running(host: &mut Host) {
     touch(host);
-    calls(host);
+    granules(host);
+    states();
     config_space(host);
     device_memory_access(host);
     let state = vdev::state();
@@ -138,8 +139,8 @@ fn device_map(address: u64) -> Call {
     }
 }
 
-/// Calls with granules of others and objects in use.
-fn calls(host: &Host) {
+/// Calls with granules of others.
+fn granules(host: &Host) {
     let bar = host.topology.disk.bar0();
     let granules = [
         ("the TSM", TSM),
@@ -170,6 +171,10 @@ fn calls(host: &Host) {
         end: TSM + 0x1000,
     };
     refused("delegate", "the TSM", &range, RmiCode::Input);
+}
+
+/// Calls with objects in states that do not allow them.
+fn states() {
     let (rd, pdev, vdev) = (RD, PDEV, VDEV);
     let objects = [
         (
@@ -216,7 +221,7 @@ fn calls(host: &Host) {
 
 /// Configuration accesses that are refused and leave the interface alone.
 fn config_space(host: &Host) {
-    let hidden = super::pci::Function(KEY_UNIT_RID).config();
+    let hidden = Function(KEY_UNIT_RID).config();
     let id = hidden.read32(ID);
     attack(
         "key-unit-config",
@@ -326,35 +331,92 @@ fn stale_mapping(host: &mut Host) {
     );
 }
 
-/// A second guest loses its device because the host moves it: the interface must fall to ERROR.
-pub fn lost_interface(host: &mut Host) -> Result<()> {
+/// A write to configuration space that would change a device under its guest.
+struct Disturbance {
+    name: &'static str,
+    what: &'static str,
+    function: Function,
+    offset: usize,
+    /// What is changed in the 4-byte register.
+    change: fn(u32) -> u32,
+}
+
+/// For each way to change a device under its guest: a new guest that works with it loses it. The
+/// write has no effect, the interface falls to ERROR, and everything can be taken back.
+pub fn lost_interfaces(host: &mut Host) -> Result<()> {
+    const BRIDGE_WINDOW: usize = 0x20;
+    const BRIDGE_CONTROL: usize = 0x3c;
+    let (disk, root_port) = (host.topology.disk, host.topology.root_port);
+    let disturbances = [
+        Disturbance {
+            name: "move-bar",
+            what: "move the disk's BAR",
+            function: disk,
+            offset: BAR0,
+            change: |bar| bar.wrapping_add(0x8_0000),
+        },
+        Disturbance {
+            name: "clear-memory-enable",
+            what: "clear memory enable of the disk",
+            function: disk,
+            offset: COMMAND,
+            change: |command| command & !0x2,
+        },
+        Disturbance {
+            name: "clear-bus-master",
+            what: "clear bus-master enable of the disk",
+            function: disk,
+            offset: COMMAND,
+            change: |command| command & !0x4,
+        },
+        Disturbance {
+            name: "move-bridge-window",
+            what: "move the memory window of the root port",
+            function: root_port,
+            offset: BRIDGE_WINDOW,
+            change: |window| window.wrapping_add(0x0010_0010),
+        },
+        Disturbance {
+            name: "reset-secondary-bus",
+            what: "reset the bus behind the root port",
+            function: root_port,
+            offset: BRIDGE_CONTROL,
+            change: |control| control | 1 << 22,
+        },
+    ];
+    report::set_quiet(true);
+    let result = disturbances
+        .iter()
+        .try_for_each(|disturbance| lost_interface(host, disturbance));
+    report::set_quiet(false);
+    result
+}
+
+fn lost_interface(host: &mut Host, disturbance: &Disturbance) -> Result<()> {
     build_realm()?;
     let mut vcpu = Vcpu::new();
     let event = vcpu.run(host)?;
-    let ready = matches!(event, Event::Workload);
-    check("second-guest-runs", format_args!("{event:?}"), ready);
-    if ready {
-        let config = host.topology.disk.config();
-        let before = config.read32(BAR0);
-        config.write32(BAR0, before.wrapping_add(0x10_0000));
-        let (after, state) = (config.read32(BAR0), vdev::state());
+    if matches!(event, Event::Workload) {
+        let config = disturbance.function.config();
+        let before = config.read32(disturbance.offset);
+        config.write32(disturbance.offset, (disturbance.change)(before));
+        let (after, state) = (config.read32(disturbance.offset), vdev::state());
+        let private = vectors::read(host.topology.disk.bar0()).is_err();
         attack(
-            "move-bar",
-            format_args!("move the disk's BAR in configuration space"),
-            format_args!("BAR {after:#x}, was {before:#x}; interface state {state:?}"),
-            before == after && state == Some(VdevState::Error),
+            disturbance.name,
+            format_args!("{}", disturbance.what),
+            format_args!(
+                "{after:#x}, was {before:#x}; interface {state:?}, registers private: {private}"
+            ),
+            before == after && state == Some(VdevState::Error) && private,
         );
+    } else {
+        check("guest-runs-again", format_args!("{event:?}"), false);
     }
     if host.bound {
         rhi::unbind(host)?;
     }
-    realm::destroy()?;
-    step(
-        "52",
-        format_args!("RMI_REALM_TERMINATE, RMI_REC_DESTROY, RMI_RTT_*, RMI_REALM_DESTROY"),
-        format_args!("second realm gone"),
-    );
-    Ok(())
+    realm::destroy()
 }
 
 /// Replaces the keys of the stream.

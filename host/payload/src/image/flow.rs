@@ -159,7 +159,7 @@ fn whole(host: &mut Host) -> Result<()> {
     );
     connect(host)?;
     guest_round(host)?;
-    attacks::lost_interface(host)?;
+    attacks::lost_interfaces(host)?;
     disconnect(host)?;
     for tamper in [Tamper::Replay, Tamper::Flip] {
         connect(host)?;
@@ -169,6 +169,11 @@ fn whole(host: &mut Host) -> Result<()> {
     undelegate(REALM_DATA, DONATED_TOP)?;
     touch_everything(host);
     let after = use_disk(host, "host-uses-disk-again");
+    step(
+        "50",
+        format_args!("NVMe"),
+        format_args!("the disk works as a device of the host"),
+    );
     if let (Some(before), Some(after)) = (before, after) {
         check(
             "known-block-unchanged",

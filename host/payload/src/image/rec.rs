@@ -165,10 +165,13 @@ impl Vcpu {
                 continue;
             }
             let text = self.line.text();
-            if text.ends_with(b"| FAIL") {
+            let failed = text.ends_with(b"| FAIL");
+            if failed {
                 report::count_failure();
             }
-            println!("{}", core::str::from_utf8(text).unwrap_or("?"));
+            if failed || !report::is_quiet() {
+                println!("{}", core::str::from_utf8(text).unwrap_or("?"));
+            }
             self.line.used = 0;
         }
     }

@@ -8,12 +8,18 @@ use core::fmt;
 
 use tsm_payload_support::{aarch64, println};
 
-struct Failures(Cell<u32>);
+struct Tally {
+    failures: Cell<u32>,
+    quiet: Cell<bool>,
+}
 
-// SAFETY: One CPU, interrupts masked.
-unsafe impl Sync for Failures {}
+// SAFETY: Only the first CPU reports, with interrupts masked.
+unsafe impl Sync for Tally {}
 
-static FAILURES: Failures = Failures(Cell::new(0));
+static TALLY: Tally = Tally {
+    failures: Cell::new(0),
+    quiet: Cell::new(false),
+};
 
 fn outcome(pass: bool) -> &'static str {
     if pass {
@@ -26,17 +32,29 @@ fn outcome(pass: bool) -> &'static str {
 
 /// Counts something that failed and was told by someone else.
 pub fn count_failure() {
-    FAILURES.0.set(FAILURES.0.get().saturating_add(1));
+    TALLY.failures.set(TALLY.failures.get().saturating_add(1));
 }
 
 /// Returns how many checks and attacks have failed so far.
 pub fn failures() -> u32 {
-    FAILURES.0.get()
+    TALLY.failures.get()
+}
+
+/// Leaves out steps, and what the guest says and is right, where they have been told before.
+pub fn set_quiet(quiet: bool) {
+    TALLY.quiet.set(quiet);
+}
+
+/// Returns whether steps are left out.
+pub fn is_quiet() -> bool {
+    TALLY.quiet.get()
 }
 
 /// Tells one step of the flow.
 pub fn step(number: &str, call: fmt::Arguments<'_>, result: fmt::Arguments<'_>) {
-    println!("STEP {number} | host | {call} | {result}");
+    if !is_quiet() {
+        println!("STEP {number} | host | {call} | {result}");
+    }
 }
 
 /// Tells something that must hold.
