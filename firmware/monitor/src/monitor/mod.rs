@@ -148,18 +148,23 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         }
     }
 
-    /// Handles a synchronous exception of the world `cpu.current`, and returns the world to go on with.
-    pub fn exception(&self, cpu: &mut Cpu, esr: u64) -> World {
+    /// Handles a synchronous exception of the world `cpu.current`, and returns the context to go on
+    /// with, whose world is `cpu.current` then.
+    pub fn exception<'a>(&self, cpu: &'a mut Cpu, esr: u64) -> &'a mut Context {
         // Calls first: they are the path whose length counts.
         let class = esr >> 26 & 0x3f;
-        cpu.current = if class != CLASS_SMC64 {
+        let next = if class != CLASS_SMC64 {
             self.other_exception(cpu, esr, class)
         } else if cpu.current == World::NonSecure {
             self.host_call(cpu)
         } else {
             self.realm_call(cpu)
         };
-        cpu.current
+        cpu.current = next;
+        match next {
+            World::NonSecure => &mut cpu.host,
+            World::Realm => &mut cpu.realm,
+        }
     }
 
     #[inline(never)]

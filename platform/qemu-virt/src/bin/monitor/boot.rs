@@ -13,7 +13,7 @@ use tsm_monitor::fdt::{self, Edits, Fdt};
 use tsm_monitor::gpt::{GRANULE, Gpi, Gpt, Level0, Level1};
 use tsm_monitor::manifest::{self, Region};
 use tsm_monitor::psci::Start;
-use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor, World};
+use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor};
 
 use crate::board::{self, PROCESSOR, QemuVirt};
 use crate::log::OrStop as _;
@@ -136,10 +136,7 @@ fn go(cpu: &mut Cpu) -> ! {
 /// Handles a synchronous exception; the vectors call it.
 #[unsafe(no_mangle)]
 extern "C" fn monitor_exception(cpu: &mut Cpu, esr: u64) -> *mut Context {
-    match MONITOR.exception(cpu, esr) {
-        World::NonSecure => &raw mut cpu.host,
-        World::Realm => &raw mut cpu.realm,
-    }
+    MONITOR.exception(cpu, esr)
 }
 
 /// Ends everything: an exception that the monitor cannot have caused.
