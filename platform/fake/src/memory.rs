@@ -41,6 +41,8 @@ pub(crate) struct Memory {
     realm: BTreeSet<Granule>,
     /// Address and length of each copy from host memory since they were last taken.
     copies_in: Vec<(u64, usize)>,
+    /// Operations on the TSM's granules since they were last taken.
+    steps: u64,
 }
 
 const fn is_memory(address: u64) -> bool {
@@ -71,6 +73,7 @@ impl Memory {
     }
 
     fn content(&mut self, granule: Granule) -> Result<&mut Content, MemoryError> {
+        self.steps += 1;
         if !is_memory(granule.address()) || self.owner(granule) != Owner::Realm {
             return Err(MemoryError::NotOwned);
         }
@@ -181,6 +184,11 @@ impl Fake {
             Content::Table(entries) => Some(entries.to_vec()),
             _ => None,
         }
+    }
+
+    /// Takes the number of operations on the TSM's granules: what bounds the time of a call.
+    pub fn take_steps(&self) -> u64 {
+        std::mem::take(&mut lock(&self.memory).steps)
     }
 
     /// Takes the list of copies from host memory: address and length of each.
