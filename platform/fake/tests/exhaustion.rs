@@ -1,0 +1,86 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What happens when something runs out: a clean refusal, and everything can be had back.
+
+use tsm_abi::RmiStatus;
+use tsm_abi::rmi::Call;
+use tsm_platform_fake::{Host, success};
+use zerocopy::IntoBytes;
+
+const PAGE: u64 = 0x1000;
+
+#[test]
+fn realms_end_where_tags_of_translations_end_and_tags_are_used_again() {
+    let host = Host::activated();
+    let create = || {
+        let params = host.realm_params();
+        let page = host.page_with(params.as_bytes());
+        let rd = host.delegated();
+        let status = host.status(Call::RealmCreate { rd, params: page });
+        (rd, params.rtt_base.get(), status)
+    };
+    for _ in 0..2 {
+        let mut realms = Vec::new();
+        let refused = loop {
+            let (rd, root, status) = create();
+            if status != RmiStatus::SUCCESS {
+                assert_eq!(status, RmiStatus::BUSY);
+                break [rd, root];
+            }
+            realms.push([rd, root]);
+        };
+        // Tag 0 is the host's.
+        assert_eq!(realms.len(), 255);
+        for [rd, _] in &realms {
+            success(host.call(Call::RealmDestroy { rd: *rd }));
+        }
+        for page in realms.into_iter().chain([refused]).flatten() {
+            host.undelegate(page, 1);
+        }
+        assert!(host.has_everything_back());
+    }
+}
+
+#[test]
+fn a_realm_has_at_most_64_virtual_cpus() {
+    let host = Host::activated();
+    let realm = host.new_realm();
+    let mpidr = |index: u64| (index & 0xf) | (index >> 4) << 8;
+    let create = |index| {
+        let (rd, rec) = (realm.rd, host.delegated());
+        let params = host.page_with(Host::rec_params(mpidr(index)).as_bytes());
+        (rec, host.status(Call::RecCreate { rd, rec, params }))
+    };
+    let recs = (1..64).map(|index| {
+        let (rec, status) = create(index);
+        assert_eq!(status, RmiStatus::SUCCESS, "{index}");
+        rec
+    });
+    let recs: Vec<u64> = recs.collect();
+    let (spare, status) = create(64);
+    assert_eq!(status, RmiStatus::INPUT);
+    for rec in recs {
+        success(host.call(Call::RecDestroy { rec }));
+        host.undelegate(rec, 1);
+    }
+    host.undelegate(spare, 1);
+    host.reclaim(&realm);
+    assert!(host.has_everything_back());
+}
+
+#[test]
+fn memory_at_both_ends_of_a_region_can_be_delegated() {
+    use tsm_platform_fake::{DRAM_BASE, DRAM_TOP, MMIO_BASE, MMIO_TOP};
+    let host = Host::activated();
+    for page in [DRAM_BASE, DRAM_TOP - PAGE, MMIO_BASE, MMIO_TOP - PAGE] {
+        host.delegate(page, 1);
+        host.undelegate(page, 1);
+    }
+    // A range that leaves the region ends there.
+    let (start, end) = (DRAM_TOP - PAGE, DRAM_TOP + PAGE);
+    let call = Call::GranuleRangeDelegate { start, end };
+    assert_eq!(success(host.call(call))[0], DRAM_TOP);
+    host.undelegate(start, 1);
+    assert!(host.has_everything_back());
+}
