@@ -58,6 +58,11 @@ impl Script {
         });
     }
 
+    /// Forgets the steps that were not run, and returns how many.
+    pub fn clear(&self) -> usize {
+        lock(&self.0).drain(..).count()
+    }
+
     /// Returns whether every step was run.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -798,6 +798,11 @@ impl Rig {
         self.host.fake.dma(StreamId(u32::from(ENDPOINT.0)), address)
     }
 
+    /// Forgets what the guest was to do next.
+    pub fn forget_script(&self) {
+        self.host.fake.script().clear();
+    }
+
     /// Takes everything back, from any state, with or without the device's help.
     pub fn take_back(&mut self) {
         let mapped = [DEVICE_IPA, DEVICE_IPA + PAGE];
@@ -844,7 +849,14 @@ impl Rig {
             }
             let _ = self.abort();
             let _ = self.ask_unlock();
-            let _ = self.pump_interface();
+            if self.pump_interface() == Pumped::Failed(RmiStatus::BUSY) {
+                // The device's own exchange is stuck.
+                let pdev = self.device;
+                assert_eq!(
+                    self.host.status(Call::PdevAbort { pdev }),
+                    RmiStatus::SUCCESS
+                );
+            }
         }
         panic!(
             "the interface cannot be destroyed from state {}",
