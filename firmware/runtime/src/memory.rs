@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tsm_platform::{GRANULE_SIZE, Granule, MemoryError, Object};
 
 use crate::arch;
-use crate::kinds::{Kind, Kinds};
+use crate::kinds::{Exclusive, Kind, Kinds};
 
 const SIZE: usize = GRANULE_SIZE as usize;
 const ENTRIES: usize = SIZE / 8;
@@ -53,10 +53,6 @@ impl Window {
 struct Placed<T> {
     id: TypeId,
     value: T,
-}
-
-impl<T: Object> Placed<T> {
-    const FITS: bool = size_of::<Self>() <= SIZE && align_of::<Self>() <= SIZE;
 }
 
 /// The TSM's granules.
@@ -115,16 +111,45 @@ impl Memory {
         copied.map_err(|_| MemoryError::NotOwned)
     }
 
-    /// Moves `value` into a raw granule.
-    pub fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
-        if !Placed::<T>::FITS {
+    /// Claims a raw granule for a value of `size` bytes with `align`.
+    #[inline(never)]
+    fn claim_raw(
+        &self,
+        granule: Granule,
+        (size, align): (usize, usize),
+    ) -> Result<(Exclusive, *mut u8), MemoryError> {
+        if size > SIZE || align > SIZE {
             return Err(MemoryError::TooLarge);
         }
-        let pointer = self.pointer(granule)?.cast::<Placed<T>>();
-        let exclusive = self.kinds.claim(granule, Kind::Raw)?;
+        let pointer = self.pointer(granule)?;
+        Ok((self.kinds.claim(granule, Kind::Raw)?, pointer))
+    }
+
+    /// Claims an object of type `id`.
+    #[inline(never)]
+    fn claim_object(
+        &self,
+        granule: Granule,
+        id: TypeId,
+    ) -> Result<(Exclusive, *mut u8), MemoryError> {
+        let pointer = self.pointer(granule)?;
+        let exclusive = self.kinds.claim(granule, Kind::Object)?;
+        // SAFETY: an object lies there, placed by `place`; whatever its type, its first field is a
+        // `TypeId`, because `Placed` is `repr(C)`.
+        if unsafe { pointer.cast::<TypeId>().read() } != id {
+            exclusive.become_kind(Kind::Object);
+            return Err(MemoryError::WrongKind);
+        }
+        Ok((exclusive, pointer))
+    }
+
+    /// Moves `value` into a raw granule.
+    pub fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
+        let layout = (size_of::<Placed<T>>(), align_of::<Placed<T>>());
+        let (exclusive, pointer) = self.claim_raw(granule, layout)?;
         let id = TypeId::of::<T>();
         // SAFETY: the granule is ours alone, large enough and aligned for `Placed<T>`.
-        unsafe { pointer.write(Placed { id, value }) };
+        unsafe { pointer.cast::<Placed<T>>().write(Placed { id, value }) };
         exclusive.become_kind(Kind::Object);
         Ok(())
     }
@@ -135,34 +160,20 @@ impl Memory {
         granule: Granule,
         work: impl FnOnce(&mut T) -> R,
     ) -> Result<R, MemoryError> {
-        let pointer = self.pointer(granule)?.cast::<Placed<T>>();
-        let exclusive = self.kinds.claim(granule, Kind::Object)?;
-        // SAFETY: an object lies there, placed by `place`; whatever its type, its first field is a
-        // `TypeId`, because `Placed` is `repr(C)`.
-        if unsafe { (&raw const (*pointer).id).read() } != TypeId::of::<T>() {
-            exclusive.become_kind(Kind::Object);
-            return Err(MemoryError::WrongKind);
-        }
+        let (exclusive, pointer) = self.claim_object(granule, TypeId::of::<T>())?;
         // SAFETY: the object is a `T`, and `exclusive` makes this the only reference to it.
-        let result = work(unsafe { &mut (*pointer).value });
+        let result = work(unsafe { &mut (*pointer.cast::<Placed<T>>()).value });
         exclusive.become_kind(Kind::Object);
         Ok(result)
     }
 
     /// Drops the object in `granule` and zeroes it.
     pub fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
-        let bytes = self.pointer(granule)?;
-        let pointer = bytes.cast::<Placed<T>>();
-        let exclusive = self.kinds.claim(granule, Kind::Object)?;
-        // SAFETY: as in `with`.
-        if unsafe { (&raw const (*pointer).id).read() } != TypeId::of::<T>() {
-            exclusive.become_kind(Kind::Object);
-            return Err(MemoryError::WrongKind);
-        }
+        let (exclusive, pointer) = self.claim_object(granule, TypeId::of::<T>())?;
         // SAFETY: the object is a `T` that nobody else can reach; after this it is only bytes.
         unsafe {
-            (&raw mut (*pointer).value).drop_in_place();
-            arch::zero_granule(bytes);
+            (&raw mut (*pointer.cast::<Placed<T>>()).value).drop_in_place();
+            arch::zero_granule(pointer);
         }
         exclusive.become_kind(Kind::Raw);
         Ok(())

@@ -38,14 +38,14 @@ guarded_copy_failed:
     ret
 
 // extern "C" fn zero_page(page, line)
-// Zeroes 4 KiB, `line` bytes (a power of two that DC ZVA writes) at a time.
+// Zeroes 4 KiB, `line` bytes at a time: what DC ZVA writes, a power of two, 256 at most.
     .global zero_page
 zero_page:
     add     x2, x0, #4096
-1:  dc      zva, x0
-    add     x0, x0, x1
+1:  .rept 16
     dc      zva, x0
     add     x0, x0, x1
+    .endr
     cmp     x0, x2
     b.lo    1b
     ret

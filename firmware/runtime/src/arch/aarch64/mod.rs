@@ -21,7 +21,7 @@ pub use monitor::{console_write, key_go, key_program, key_stop, set_owner};
 pub use random::fill as random_fill;
 pub use translation::{invalidate_all, invalidate_range};
 pub use tsm_iommu::ArmStage2 as Stage2Tables;
-use tsm_platform::HostFault;
+use tsm_platform::{GRANULE_SIZE, HostFault};
 
 global_asm!(include_str!("copy.S"));
 global_asm!(include_str!("memory.S"));
@@ -77,16 +77,25 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, length: usize) -> Result<(), Ho
     }
 }
 
+/// Largest block that `zero_page` takes, as DCZID_EL0 says it: 256 bytes.
+const LARGEST_BLOCK: u64 = 6;
+
 /// Zeroes one granule.
 ///
 /// # Safety
 ///
 /// `granule` must be memory of one granule, aligned, that no reference points to.
 pub unsafe fn zero_granule(granule: *mut u8) {
-    // DCZID_EL0.BS is the block size in words, as a power of two; 2 KiB at most.
-    let line = 4 << (read_register!("dczid_el0") & 0xf);
+    // DCZID_EL0: the block size in words, as a power of two, and bit 4 if there is none.
+    let block = read_register!("dczid_el0") & 0x1f;
     // SAFETY: the caller promises it.
-    unsafe { zero_page(granule, line) };
+    unsafe {
+        if block <= LARGEST_BLOCK {
+            zero_page(granule, 4 << block);
+        } else {
+            granule.write_bytes(0, GRANULE_SIZE as usize);
+        }
+    }
 }
 
 /// Makes earlier table writes visible to walkers.
