@@ -15,7 +15,9 @@ pub mod certificate;
 pub mod console;
 pub mod dma;
 pub mod mmio;
+#[cfg(any(target_arch = "aarch64", test))]
 pub mod nvme;
+#[cfg(any(target_arch = "aarch64", test))]
 pub mod time;
 
 #[cfg(target_os = "none")]

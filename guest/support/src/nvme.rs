@@ -312,3 +312,194 @@ fn fence() {
     #[cfg(not(target_arch = "aarch64"))]
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCK, Error, Nvme};
+    use crate::dma::{DmaMemory, DmaPage, PAGE};
+    use crate::mmio::Mmio;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+    use std::thread::{self, JoinHandle};
+
+    const REGISTER_WORDS: usize = 0x1100 / 4;
+    const ERROR_STATUS: u32 = 0x81;
+
+    /// Memory that both the driver and the thread below access by address.
+    fn words(count: usize) -> &'static [AtomicU32] {
+        let layout = std::alloc::Layout::from_size_align(count * 4, PAGE).unwrap();
+        // SAFETY: Fresh zeroed memory of that size, never freed; zero is a valid `AtomicU32`.
+        unsafe {
+            std::slice::from_raw_parts(std::alloc::alloc_zeroed(layout).cast::<AtomicU32>(), count)
+        }
+    }
+
+    fn at(address: u64) -> &'static [AtomicU32] {
+        // SAFETY: The driver names only pages that `Pages` gave it.
+        unsafe { std::slice::from_raw_parts(address as *const AtomicU32, PAGE / 4) }
+    }
+
+    struct Pages;
+
+    impl DmaMemory for Pages {
+        fn page(&mut self) -> Option<DmaPage> {
+            let address = words(PAGE / 4).as_ptr() as usize;
+            // SAFETY: The page was made for this.
+            Some(unsafe { DmaPage::new(address, address as u64) })
+        }
+    }
+
+    /// A controller with a disk of a few blocks, as a thread that polls the registers.
+    struct Controller {
+        registers: &'static [AtomicU32],
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    struct Ring {
+        submission: u64,
+        completion: u64,
+        head: u32,
+        tail: u32,
+        phase: u32,
+    }
+
+    impl Ring {
+        fn new(submission: u64, completion: u64) -> Self {
+            Self {
+                submission,
+                completion,
+                head: 0,
+                tail: 0,
+                phase: 1,
+            }
+        }
+    }
+
+    fn wide(words: &[AtomicU32], index: usize) -> u64 {
+        u64::from(words[index].load(SeqCst)) | u64::from(words[index + 1].load(SeqCst)) << 32
+    }
+
+    fn serve(registers: &[AtomicU32], stop: &AtomicBool) {
+        let mut disk = vec![[0_u32; BLOCK / 4]; 8];
+        let mut rings: Vec<Ring> = Vec::new();
+        let mut completion_queue = 0;
+        while !stop.load(SeqCst) {
+            let configuration = registers[0x14 / 4].load(SeqCst);
+            let shut = if configuration & 1 << 14 != 0 {
+                2 << 2
+            } else {
+                0
+            };
+            registers[0x1c / 4].store(configuration & 1 | shut, SeqCst);
+            if configuration & 1 == 0 {
+                rings.clear();
+                continue;
+            }
+            if rings.is_empty() {
+                rings.push(Ring::new(
+                    wide(registers, 0x28 / 4),
+                    wide(registers, 0x30 / 4),
+                ));
+            }
+            for queue in 0..rings.len() {
+                if registers[0x1000 / 4 + 2 * queue].load(SeqCst) == rings[queue].head {
+                    continue;
+                }
+                let ring = &mut rings[queue];
+                let command = &at(ring.submission)[ring.head as usize * 16..][..16];
+                ring.head = (ring.head + 1) % 16;
+                let first = command[0].load(SeqCst);
+                let (data, argument) = (wide(command, 6), command[10].load(SeqCst));
+                let (slot, phase) = (ring.tail as usize * 4, ring.phase);
+                ring.tail = (ring.tail + 1) % 16;
+                if ring.tail == 0 {
+                    ring.phase ^= 1;
+                }
+                let completion = ring.completion;
+                let mut status = 0;
+                match (queue, first & 0xff) {
+                    (0, 0x05) => completion_queue = data,
+                    (0, 0x01) => rings.push(Ring::new(data, completion_queue)),
+                    (0, 0x06) => at(data)[1].store(u32::from_le_bytes(*b"port"), SeqCst),
+                    (1, code @ (0x01 | 0x02)) => match disk.get_mut(argument as usize / 8) {
+                        Some(block) if command[12].load(SeqCst) == 7 => {
+                            for (word, memory) in block.iter_mut().zip(at(data)) {
+                                if code == 0x01 {
+                                    *word = memory.load(SeqCst);
+                                } else {
+                                    memory.store(*word, SeqCst);
+                                }
+                            }
+                        }
+                        _ => status = ERROR_STATUS,
+                    },
+                    _ => status = ERROR_STATUS,
+                }
+                at(completion)[slot + 3].store(first >> 16 | phase << 16 | status << 17, SeqCst);
+            }
+        }
+    }
+
+    impl Controller {
+        fn start() -> Self {
+            let registers = words(REGISTER_WORDS);
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = stop.clone();
+            Self {
+                registers,
+                stop,
+                thread: Some(thread::spawn(move || serve(registers, &stopped))),
+            }
+        }
+
+        fn mmio(&self) -> Mmio {
+            // SAFETY: Memory that is only accessed by single loads and stores.
+            unsafe { Mmio::new(self.registers.as_ptr() as usize) }
+        }
+    }
+
+    impl Drop for Controller {
+        fn drop(&mut self) {
+            self.stop.store(true, SeqCst);
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
+    }
+
+    #[test]
+    fn blocks_are_written_and_read_past_the_end_of_the_queues() {
+        let controller = Controller::start();
+        let mut disk = Nvme::new(controller.mmio(), &mut Pages).unwrap();
+        let mut block = [0; BLOCK];
+        disk.identify(&mut block).unwrap();
+        assert_eq!(block[4..8], *b"port");
+        for round in 0..40_u8 {
+            let lba = u64::from(round % 8) * 8;
+            disk.write(lba, &[round; BLOCK]).unwrap();
+            disk.read(lba, &mut block).unwrap();
+            assert_eq!(block, [round; BLOCK]);
+        }
+        disk.shut_down().unwrap();
+    }
+
+    #[test]
+    fn a_command_that_fails_leaves_the_controller_usable() {
+        let controller = Controller::start();
+        let mut disk = Nvme::new(controller.mmio(), &mut Pages).unwrap();
+        let mut block = [0; BLOCK];
+        let beyond = disk.read(64 * 8, &mut block);
+        assert_eq!(beyond, Err(Error::Command(ERROR_STATUS as u16)));
+        disk.read(0, &mut block).unwrap();
+    }
+
+    #[test]
+    fn a_controller_that_is_not_there_is_told_from_a_slow_one() {
+        let registers = words(REGISTER_WORDS);
+        for word in registers {
+            word.store(u32::MAX, SeqCst);
+        }
+        // SAFETY: As in `Controller::mmio`.
+        let mmio = unsafe { Mmio::new(registers.as_ptr() as usize) };
+        assert_eq!(Nvme::new(mmio, &mut Pages).err(), Some(Error::Absent));
+    }
+}

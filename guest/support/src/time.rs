@@ -9,7 +9,7 @@ pub struct Deadline {
     #[cfg(target_arch = "aarch64")]
     end: u64,
     #[cfg(not(target_arch = "aarch64"))]
-    polls_left: u64,
+    end: std::time::Instant,
 }
 
 impl Deadline {
@@ -26,27 +26,26 @@ impl Deadline {
         }
         #[cfg(not(target_arch = "aarch64"))]
         Self {
-            polls_left: milliseconds.saturating_mul(1000),
+            end: std::time::Instant::now() + std::time::Duration::from_millis(milliseconds),
         }
     }
 
     /// Returns whether the moment has passed.
-    pub fn expired(&mut self) -> bool {
+    pub fn expired(&self) -> bool {
         #[cfg(target_arch = "aarch64")]
         {
             crate::aarch64::counter() >= self.end
         }
         #[cfg(not(target_arch = "aarch64"))]
         {
-            self.polls_left = self.polls_left.saturating_sub(1);
-            self.polls_left == 0
+            std::time::Instant::now() >= self.end
         }
     }
 }
 
 /// Waits until `done` says so, at most `milliseconds`. Returns whether it did.
 pub fn wait_until(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
-    let mut deadline = Deadline::after_ms(milliseconds);
+    let deadline = Deadline::after_ms(milliseconds);
     loop {
         if done() {
             return true;

@@ -9,8 +9,6 @@
 /// aligned to 16) and `__stack_top`. The processor is at EL1 or EL2 with translation off, and
 /// interrupts masked; `x0` is what the loader or the TSM put there. `$main` must be
 /// `extern "C" fn(u64) -> !`.
-///
-/// Word 2 of the image (at offset 8) is its load address, for tools.
 #[macro_export]
 macro_rules! payload_entry {
     ($main:path) => {
@@ -18,10 +16,6 @@ macro_rules! payload_entry {
             ".section .text.entry, \"ax\"",
             ".globl _start",
             "_start:",
-            "b 1f",
-            ".balign 8",
-            ".quad _start",
-            "1:",
             "adrp x1, __stack_top",
             "add x1, x1, :lo12:__stack_top",
             "mov sp, x1",
@@ -29,18 +23,18 @@ macro_rules! payload_entry {
             "add x1, x1, :lo12:__bss_start",
             "adrp x2, __bss_end",
             "add x2, x2, :lo12:__bss_end",
-            "2:",
+            "1:",
             "cmp x1, x2",
-            "b.hs 3f",
+            "b.hs 2f",
             "stp xzr, xzr, [x1], #16",
-            "b 2b",
-            "3:",
+            "b 1b",
+            "2:",
             "mov x29, xzr",
             "mov x30, xzr",
             "bl {main}",
-            "4:",
+            "3:",
             "wfi",
-            "b 4b",
+            "b 3b",
             main = sym $main,
         );
     };
