@@ -345,3 +345,92 @@ fn what_was_measured_at_creation_does_not_change_before_destruction() {
     write(&rig.host, ENDPOINT, 0x158, 4, 0x100);
     assert_eq!(read(&rig.host, ENDPOINT, 0x158), 0x100);
 }
+
+#[test]
+fn no_other_function_is_taken_for_a_bound_one() {
+    let rig = Rig::locked();
+    let host = &rig.host;
+    // A bridge of another branch that claims the same bus: what is behind it would have the
+    // requester id of the guest's device.
+    let bridge = Rid(0x0028);
+    host.fake.set_function(bridge, bridge_to(2));
+    write(host, bridge, 0x18, 4, 0x0001_0100);
+    assert_eq!(read(host, bridge, 0x18), 0x0002_0200);
+    write(host, bridge, 0x19, 1, 0x01);
+    assert_eq!(read(host, bridge, 0x18), 0x0002_0200);
+    write(host, bridge, 0x18, 4, 0x0005_0300);
+    assert_eq!(read(host, bridge, 0x18), 0x0005_0300);
+    // Virtual functions that reach the same id: 00:03.0 + 0xe8 + 0x10 * index.
+    host.fake.set_function(OTHER, virtualizable());
+    write(host, OTHER, 0x108, 4, 1);
+    assert_eq!(read(host, OTHER, 0x108), 0);
+    write(host, OTHER, 0x110, 4, 0);
+    write(host, OTHER, 0x108, 4, 1);
+    assert_eq!(read(host, OTHER, 0x108), 1, "none of them has it");
+    assert_eq!(rig.state(), 2);
+}
+
+#[test]
+fn virtual_functions_are_not_laid_over_a_bound_one() {
+    let rig = Rig::locked();
+    let host = &rig.host;
+    let apart = OTHER_BAR + 0x1000;
+    host.fake
+        .set_function(OTHER, virtualizable().with(0x114, 0x0001_0001, 0));
+    write(host, OTHER, 0x124, 4, ENDPOINT_BAR as u32);
+    write(host, OTHER, 0x108, 4, 9);
+    assert_eq!(read(host, OTHER, 0x108), 0);
+    write(host, OTHER, 0x124, 4, apart);
+    write(host, OTHER, 0x108, 4, 9);
+    assert_eq!(read(host, OTHER, 0x108), 9);
+    write(host, OTHER, 0x124, 4, ENDPOINT_BAR as u32);
+    assert_eq!(read(host, OTHER, 0x124), apart);
+}
+
+#[test]
+fn a_device_to_which_two_paths_lead_is_not_locked() {
+    let rig = Rig::assigned();
+    let bridge = Rid(0x0028);
+    rig.host.fake.set_function(bridge, bridge_to(1));
+    assert_eq!(rig.ask_lock(), RmiStatus::DEVICE);
+    write(&rig.host, bridge, 0x18, 4, 0x0002_0200);
+    rig.host
+        .fake
+        .set_function(OTHER, virtualizable().with(0x108, 1, 9));
+    assert_eq!(rig.ask_lock(), RmiStatus::DEVICE);
+    write(&rig.host, OTHER, 0x108, 4, 0);
+    assert_eq!(rig.ask_lock(), RmiStatus::SUCCESS);
+}
+
+#[test]
+fn a_device_that_sends_messages_to_where_the_host_likes_is_not_locked() {
+    let rig = Rig::assigned();
+    write(&rig.host, ENDPOINT, 0x62, 2, 0x8000);
+    assert_eq!(rig.ask_lock(), RmiStatus::DEVICE);
+    write(&rig.host, ENDPOINT, 0x62, 2, 0);
+    assert_eq!(rig.ask_lock(), RmiStatus::SUCCESS);
+}
+
+/// A bridge on the root bus to bus `number`, with its windows closed.
+fn bridge_to(number: u32) -> Function {
+    Function::empty()
+        .with(0x00, 0x000c_1b36, 0)
+        .with(0x04, 0x6, 0x0547)
+        .with(0x0c, 0x0001_0000, 0xff)
+        .with(0x18, number << 16 | number << 8, 0x00ff_ffff)
+        .with(0x20, 0x0000_fff0, 0xfff0_fff0)
+        .with(0x24, 0x0000_fff0, 0xfff0_fff0)
+}
+
+/// An endpoint that can have four virtual functions, the first of them 0xe8 after it.
+fn virtualizable() -> Function {
+    Function::empty()
+        .with(0x00, 0x0010_1b36, 0)
+        .with(0x04, 0x6, 0x0547)
+        .with(0x10, OTHER_BAR, 0xffff_0000)
+        .with(0x100, 0x0001_0010, 0)
+        .with(0x108, 0, 9)
+        .with(0x110, 4, 0xffff)
+        .with(0x114, 0x0010_00e8, 0)
+        .with(0x124, 0, 0xffff_f000)
+}

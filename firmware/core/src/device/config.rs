@@ -10,7 +10,7 @@
 
 use tsm_platform::{ConfigSpace, Rid};
 
-use super::pci::{BUS_MASTER, Function, MEMORY_ENABLE, register};
+use super::pci::{BUS_MASTER, Function, KnownSizes, MEMORY_ENABLE, SINGLE_ROOT_IOV, register};
 use super::registry::Registry;
 use super::vdev;
 use crate::context::{Context, Machine};
@@ -18,14 +18,23 @@ use crate::context::{Context, Machine};
 /// Capabilities whose registers matter while an interface is bound.
 const POWER_MANAGEMENT: u8 = 0x01;
 const PCI_EXPRESS: u8 = 0x10;
+const MSI: u8 = 0x05;
 const MSI_X: u8 = 0x11;
+/// Enable bit in the first register of both kinds of message interrupts.
+const MSI_ENABLE: u32 = 1 << 16;
+const MSI_X_ENABLE: u32 = 1 << 31;
+/// Bytes of the largest MSI capability.
+const MSI_BYTES: u16 = 0x18;
 
 /// Extended capabilities that a host must leave alone while an interface is bound: they move
 /// registers, make functions, or change how requests are marked.
-const FROZEN_EXTENDED: [u16; 5] = [
+const FROZEN_EXTENDED: [u16; 8] = [
+    0x0d, // access control services
     0x0f, // address translation services
-    0x10, // single-root I/O virtualization
+    SINGLE_ROOT_IOV,
+    0x13, // page requests
     0x15, // resizable BAR
+    0x1b, // process address space ids
     0x24, // virtual function resizable BAR
     0x30, // integrity and data encryption
 ];
@@ -65,13 +74,7 @@ pub(crate) fn access<P: Machine>(
     if cuts(context, &mut registry, rid, &function, (at, old, new)) {
         return 0;
     }
-    if covers_foreign(
-        context,
-        &mut registry,
-        rid,
-        &function.supposing(at, new),
-        at,
-    ) {
+    if covers_foreign(context, &mut registry, rid, &function, (at, new)) {
         return 0;
     }
     if is_frozen(&function, at) {
@@ -137,13 +140,29 @@ fn disturbs_function<P: ConfigSpace>(
         return true;
     }
     if function.capability(MSI_X) == Some(at) {
-        // Enable and function mask; the table itself lies in a range that the device locks.
+        // Enable and function mask.
         return (old ^ new) & 0xc000_0000 != 0;
+    }
+    let message = function
+        .capability(MSI)
+        .and_then(|first| at.checked_sub(first));
+    if message.is_some_and(|offset| offset < MSI_BYTES) {
+        return old != new;
     }
     if register_of(function, PCI_EXPRESS, 8) == Some(at) && new & 1 << 15 != 0 {
         return true; // function level reset
     }
     is_frozen(function, at) && old != new
+}
+
+/// Returns whether the function sends no message interrupts. They are writes to addresses that the
+/// host chooses, and on a bus that does not tell them from other writes they would reach the guest.
+pub(super) fn is_silent<P: ConfigSpace>(function: &Function<'_, P>) -> bool {
+    let is_off = |id, enable| {
+        let control = function.capability(id).map(|at| function.read(at));
+        control.is_none_or(|control| control & enable == 0)
+    };
+    is_off(MSI, MSI_ENABLE) && is_off(MSI_X, MSI_X_ENABLE)
 }
 
 /// Returns whether the write changes how a bound function behind this bridge is reached.
@@ -187,25 +206,35 @@ fn is_frozen<P: ConfigSpace>(function: &Function<'_, P>, at: u16) -> bool {
             .is_some_and(|id| FROZEN_EXTENDED.contains(&id))
 }
 
-/// Returns whether the function, as it would be after the write to the register `at`, answers in
-/// memory that the platform keeps or that a bound interface of another function has.
+/// Returns whether the function, as it would be `after` the write to the register `at`, answers in
+/// memory that the platform keeps or that a bound interface of another function has, or would be
+/// taken for that function.
 fn covers_foreign<P: Machine>(
     context: &Context<'_, P>,
     registry: &mut Registry,
     rid: Rid,
-    after: &Function<'_, P>,
-    at: u16,
+    function: &Function<'_, P>,
+    (at, new): (u16, u32),
 ) -> bool {
+    let after = &function.supposing(at, new);
     let is_routing = at == register::COMMAND
         || at == after.rom()
         || (register::BAR..=register::PREFETCHABLE_LIMIT_HIGH).contains(&at);
-    // A function that does not decode may hold anything: a stock system sizes BARs that way.
-    if !is_routing || !after.decodes_memory() {
+    let is_virtual = at >= 0x100 && after.extended_at(at) == Some(SINGLE_ROOT_IOV);
+    if !is_routing && !is_virtual {
         return false;
     }
+    let virtuals = after.virtual_functions();
+    let answers = |span, sizes: &mut KnownSizes| {
+        let by_virtual = virtuals
+            .as_ref()
+            .is_some_and(|functions| functions.may_answer_in(span));
+        // A function that does not decode may hold anything: a stock system sizes BARs that way.
+        by_virtual || after.answers_in(span, sizes)
+    };
     let reserved = context.platform.reserved_mmio().iter();
     for span in reserved.map(|range| (range.base(), range.top())) {
-        if after.answers_in(span, &mut registry.sizes) || after.forwards(span) {
+        if answers(span, &mut registry.sizes) || after.forwards(span) {
             return true;
         }
     }
@@ -216,14 +245,19 @@ fn covers_foreign<P: Machine>(
         if interface.rid == rid {
             continue;
         }
-        let is_path = after.is_above(interface.rid);
+        let is_path = function.is_above(interface.rid);
+        let is_taken_for_it = virtuals
+            .as_ref()
+            .is_some_and(|all| all.include(interface.rid))
+            || (!is_path && after.is_above(interface.rid));
         let sizes = &mut registry.sizes;
         let covers = vdev::with(context, interface.object, |vdev| {
             vdev.is_guarded()
-                && vdev.ranges.iter().any(|range| {
-                    let span = (range.base(), range.top());
-                    after.answers_in(span, sizes) || (!is_path && after.forwards(span))
-                })
+                && (is_taken_for_it
+                    || vdev.ranges.iter().any(|range| {
+                        let span = (range.base(), range.top());
+                        answers(span, sizes) || (!is_path && after.forwards(span))
+                    }))
         });
         if covers != Ok(false) {
             return true;

@@ -38,6 +38,9 @@ pub(crate) const MEMORY_ENABLE: u32 = 1 << 1;
 /// Command register: bus mastering.
 pub(crate) const BUS_MASTER: u32 = 1 << 2;
 
+/// Extended capability: single-root I/O virtualization.
+pub(crate) const SINGLE_ROOT_IOV: u16 = 0x10;
+
 const CAPABILITIES: u16 = 0x34;
 /// Status register: there is a capability list.
 const HAS_CAPABILITIES: u32 = 1 << 20;
@@ -76,6 +79,46 @@ impl BarSizes {
     fn get(&self, offset: u16) -> u64 {
         let size = Self::index(offset).and_then(|index| self.0.get(index));
         size.copied().unwrap_or(0)
+    }
+}
+
+/// Virtual functions of a function: requester ids and memory that its own registers do not show.
+pub(crate) struct VirtualFunctions {
+    first: u16,
+    stride: u16,
+    count: u16,
+    /// Base address registers; zero while they do not decode memory.
+    bars: [u32; 6],
+}
+
+impl VirtualFunctions {
+    /// Returns whether one of them has the requester id `rid`.
+    pub fn include(&self, rid: Rid) -> bool {
+        let distance = rid.0.wrapping_sub(self.first);
+        let index = match distance.checked_rem(self.stride) {
+            Some(0) => distance.checked_div(self.stride),
+            Some(_) => None,
+            None => (distance == 0).then_some(0),
+        };
+        index.is_some_and(|index| index < self.count)
+    }
+
+    /// Returns whether one of them may answer in `span`. A region is taken to be as large as its
+    /// address allows: probing it would disturb all of them.
+    pub fn may_answer_in(&self, span: Span) -> bool {
+        let mut registers = self.bars.iter();
+        while let Some(low) = registers.next() {
+            let mut base = u64::from(low & 0xffff_fff0);
+            if is_wide(*low) {
+                base |= registers.next().map_or(0, |high| u64::from(*high)) << 32;
+            }
+            let largest = base & base.wrapping_neg();
+            let bytes = largest.saturating_mul(u64::from(self.count));
+            if base != 0 && low & 1 == 0 && overlap((base, base.saturating_add(bytes)), span) {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -258,27 +301,64 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         None
     }
 
-    /// Returns the id of the extended capability whose registers hold `offset`: the one that starts
-    /// last at or before it.
-    pub fn extended_at(&self, offset: u16) -> Option<u16> {
+    /// Calls `visit` with offset and id of each extended capability.
+    fn each_extended(&self, mut visit: impl FnMut(u16, u16)) {
         let mut at: u16 = 0x100;
-        let mut best: Option<(u16, u16)> = None;
         for _ in 0..MOST_EXTENDED {
             let header = self.read(at);
             if header == 0 || header == u32::MAX {
-                break;
+                return;
             }
-            let [low, high, ..] = header.to_le_bytes();
-            if at <= offset && best.is_none_or(|(start, _)| start < at) {
-                best = Some((at, u16::from_le_bytes([low, high])));
-            }
-            let [.., a, b] = header.to_le_bytes();
+            let [low, high, a, b] = header.to_le_bytes();
+            visit(at, u16::from_le_bytes([low, high]));
             at = u16::from_le_bytes([a, b]) >> 4 & 0xffc;
             if at < 0x100 {
-                break;
+                return;
             }
         }
+    }
+
+    /// Returns the id of the extended capability whose registers hold `offset`: the one that starts
+    /// last at or before it.
+    pub fn extended_at(&self, offset: u16) -> Option<u16> {
+        let mut best: Option<(u16, u16)> = None;
+        self.each_extended(|at, id| {
+            if at <= offset && best.is_none_or(|(start, _)| start < at) {
+                best = Some((at, id));
+            }
+        });
         best.map(|(_, id)| id)
+    }
+
+    /// Returns the virtual functions that are enabled, if any are.
+    pub fn virtual_functions(&self) -> Option<VirtualFunctions> {
+        let mut found = None;
+        self.each_extended(|at, id| {
+            if id == SINGLE_ROOT_IOV {
+                found = Some(at);
+            }
+        });
+        let at = found?;
+        let register = |offset: u16| self.read(at.saturating_add(offset));
+        let control = register(8);
+        let [first_low, first_high, stride_low, stride_high] = register(0x14).to_le_bytes();
+        let [count_low, count_high, ..] = register(0x10).to_le_bytes();
+        (control & 1 != 0).then(|| VirtualFunctions {
+            first: self
+                .rid
+                .0
+                .wrapping_add(u16::from_le_bytes([first_low, first_high])),
+            stride: u16::from_le_bytes([stride_low, stride_high]),
+            count: u16::from_le_bytes([count_low, count_high]),
+            bars: if control & 8 == 0 {
+                [0; 6]
+            } else {
+                core::array::from_fn(|index| {
+                    let offset = u16::try_from(index).unwrap_or(0).saturating_mul(4);
+                    register(offset.saturating_add(0x24))
+                })
+            },
+        })
     }
 
     /// Returns the size of the region behind the register at `offset`, which the probe disturbs:

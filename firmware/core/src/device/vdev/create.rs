@@ -13,12 +13,15 @@ use super::super::pci::{self, BarSizes, Function, KnownSizes, Placement};
 use super::super::registry::{Interface, Registry};
 use super::super::report::{Assembly, Report};
 use super::super::tdisp::{LockFlags, Request, State};
-use super::super::{pdev, psmmu};
+use super::super::{config, pdev, psmmu};
 use super::{MOST_RANGES, Measure, Nonces, REPORTING_OFFSET, Vdev, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule::{self, Kind};
 use crate::realm::{Life, Realm};
+
+/// Most bridges above an interface.
+const MOST_BRIDGES: usize = 8;
 
 type Ranges = Vec<GranuleRange, MOST_RANGES>;
 
@@ -72,21 +75,39 @@ pub(super) fn is_still_placed<P: Machine>(
     own.placement() == vdev.placement && is_apart(context, vdev.rid, &vdev.ranges, known)
 }
 
-/// Returns whether no function but `rid` answers in `ranges`.
+/// Returns whether the function sends no message interrupts, no other answers in `ranges`, none is
+/// taken for it, and one path leads to it.
 fn is_apart<P: Machine>(
     context: &Context<'_, P>,
     rid: Rid,
     ranges: &[GranuleRange],
     known: &mut KnownSizes,
 ) -> bool {
+    let platform = context.platform;
     let spans = || ranges.iter().map(|range| (range.base(), range.top()));
-    !pci::any_function(context.platform, |other, function| {
-        let is_foreign_path = !function.is_above(rid);
-        other != rid
-            && spans().any(|span| {
-                function.answers_in(span, known) || (is_foreign_path && function.forwards(span))
-            })
-    })
+    let mut path: Vec<Rid, MOST_BRIDGES> = Vec::new();
+    let disturbed = pci::any_function(platform, |other, function| {
+        if other == rid {
+            return !config::is_silent(function);
+        }
+        let is_path = function.is_above(rid);
+        let virtuals = function.virtual_functions();
+        let covers = spans().any(|span| {
+            function.answers_in(span, known)
+                || (!is_path && function.forwards(span))
+                || virtuals.as_ref().is_some_and(|all| all.may_answer_in(span))
+        });
+        covers
+            || virtuals.is_some_and(|all| all.include(rid))
+            || (is_path && path.push(other).is_err())
+    });
+    // Of two bridges on one path, one is above the other.
+    let is_above = |a: Rid, b: Rid| Function::new(platform, a).is_above(b);
+    let is_chain = path.iter().all(|a| {
+        path.iter()
+            .all(|b| a == b || is_above(*a, *b) || is_above(*b, *a))
+    });
+    !disturbed && is_chain
 }
 
 /// Checks that no other interface has the function, the guest's id for it, or any of the memory.
