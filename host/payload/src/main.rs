@@ -15,6 +15,7 @@ mod image {
     mod board;
     mod cache;
     mod comm;
+    mod cpus;
     mod doe;
     mod flow;
     mod memory;

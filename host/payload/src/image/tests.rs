@@ -4,27 +4,23 @@
 //! What must hold on the machine itself, where a fake platform cannot show it.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{self as abi, Call, ROWS};
 use tsm_payload_support::aarch64;
-use tsm_payload_support::time::wait_until;
 
 use super::board::{self, DONATED_TOP, OBJECTS, Page, REALM_DATA};
 use super::report::{self, check, verdict};
 use super::rmi::{self, Result, delegate, must, undelegate};
 use super::vectors::{self, is_granule_fault};
-use super::{flow, memory, pci};
+use super::{cpus, flow, memory, pci};
 
 /// Runs the tests and ends the machine.
 pub fn run() -> ! {
     worlds();
     power();
     registers_survive();
-    let result = calls()
-        .and_then(|()| other_cpu_test())
-        .and_then(|()| granules());
+    let result = calls().and_then(|()| cpus::run()).and_then(|()| granules());
     match result {
         Ok(()) => verdict(
             report::failures() == 0,
@@ -212,96 +208,6 @@ fn calls() -> Result<()> {
         count == 0,
     );
     Ok(())
-}
-
-/// What the other CPU and this one share.
-#[repr(C)]
-struct Mailbox {
-    /// Address that the other CPU loads from again and again.
-    page: AtomicU64,
-    /// 1 when it runs, 2 when a load has faulted.
-    state: AtomicU64,
-    /// Loads so far.
-    loads: AtomicU64,
-}
-
-static MAILBOX: Mailbox = Mailbox {
-    page: AtomicU64::new(REALM_DATA),
-    state: AtomicU64::new(0),
-    loads: AtomicU64::new(0),
-};
-
-global_asm!(
-    ".section .text.other_cpu, \"ax\"",
-    ".balign 2048",
-    "other_vectors:",
-    ".rept 16",
-    ".balign 128",
-    "mov x3, #2",
-    "str x3, [x0, #8]",
-    // PSCI CPU_OFF.
-    "movz x0, #2",
-    "movk x0, #0x8400, lsl #16",
-    "smc #0",
-    "b .",
-    ".endr",
-    ".balign 128",
-    // x0 is the mailbox. Translation stays off: only whole words in one order are shared.
-    "other_cpu:",
-    "adrp x1, other_vectors",
-    "add x1, x1, :lo12:other_vectors",
-    "msr vbar_el2, x1",
-    "isb",
-    "ldr x2, [x0]",
-    "mov x3, #1",
-    "str x3, [x0, #8]",
-    "1:",
-    "ldr w4, [x2]",
-    "ldr x5, [x0, #16]",
-    "add x5, x5, #1",
-    "str x5, [x0, #16]",
-    "b 1b",
-    ".text",
-);
-
-unsafe extern "C" {
-    fn other_cpu();
-}
-
-/// A page that another CPU uses at this moment is taken from it, too.
-fn other_cpu_faults() -> (bool, bool) {
-    let used = wait_until(1000, || MAILBOX.loads.load(Ordering::Acquire) > 1000);
-    let delegated = delegate(REALM_DATA, REALM_DATA + 0x1000);
-    let faulted = wait_until(1000, || MAILBOX.state.load(Ordering::Acquire) == 2);
-    (used && delegated.is_ok(), faulted)
-}
-
-fn other_cpu_test() -> Result<()> {
-    const CPU_ON: u64 = 0xc400_0003;
-    const AFFINITY_INFO: u64 = 0xc400_0004;
-    const OFF: u64 = 1;
-    let entry = other_cpu as *const () as u64;
-    let started = aarch64::call(CPU_ON, &[1, entry, (&raw const MAILBOX) as u64])[0];
-    check(
-        "another-cpu-starts",
-        format_args!("CPU_ON answered {started:#x}"),
-        started == 0,
-    );
-    if started != 0 {
-        return Ok(());
-    }
-    let (used, faulted) = other_cpu_faults();
-    check(
-        "another-cpu-loses-a-page-that-it-uses",
-        format_args!(
-            "{} loads before, faulted {faulted}",
-            MAILBOX.loads.load(Ordering::Acquire)
-        ),
-        used && faulted,
-    );
-    let off = wait_until(1000, || aarch64::call(AFFINITY_INFO, &[1, 0])[0] == OFF);
-    check("another-cpu-stops", format_args!("{off}"), off);
-    undelegate(REALM_DATA, REALM_DATA + 0x1000)
 }
 
 /// Granules change hands scrubbed and as a whole; configuration space is mediated.
