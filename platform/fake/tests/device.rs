@@ -8,9 +8,9 @@ mod rig;
 use rig::{DATA_IPA, DEVICE_IPA, PAGE, PRIVATE_PAGES, Pumped, Rig};
 use sha2::{Digest, Sha384};
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::CommObject;
+use tsm_abi::rmi::{Call, CommObject};
 use tsm_devices::TdiState;
-use tsm_platform_fake::{ENDPOINT_BAR, Stream};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Stream};
 
 #[test]
 fn a_device_is_attested_used_and_given_back() {
@@ -49,7 +49,6 @@ fn a_device_is_attested_used_and_given_back() {
             .all(|stream| stream.programmed == 0)
     );
     for pdev in [rig.device, rig.port] {
-        use tsm_abi::rmi::Call;
         assert_eq!(rig.host.status(Call::PdevStop { pdev }), RmiStatus::SUCCESS);
         assert_eq!(rig.pump_device(pdev), Pumped::Done);
         assert_eq!(rig.device_state(pdev), 4);
@@ -161,4 +160,69 @@ fn a_stream_is_off_from_creation_until_the_guest_turns_dma_on() {
         Stream::Guest(_)
     ));
     assert_eq!(rig.dma(2 * PAGE), None, "nothing is there");
+}
+
+#[test]
+fn no_key_repeats_and_none_is_seen_by_the_host() {
+    let mut rig = Rig::running();
+    let mut keys = rig.keys();
+    for _ in 0..4 {
+        assert_eq!(rig.refresh_keys(), RmiStatus::SUCCESS);
+        rig.pump_stream();
+        keys.extend(rig.keys());
+    }
+    let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+    assert_eq!((keys.len(), distinct.len()), (30, 30));
+    assert!(rig.traffic.len() > 200);
+    let contents: Vec<Vec<u8>> = rig.host.fake.contents().into_values().collect();
+    for key in &keys {
+        // As the cipher takes it, and as messages carry it.
+        let wire: Vec<u8> = key
+            .chunks(4)
+            .flat_map(|word| word.iter().rev().copied())
+            .collect();
+        for bytes in rig.traffic.iter().chain(&contents) {
+            let holds = |key: &[u8]| bytes.windows(key.len()).any(|window| window == key);
+            assert!(!holds(key) && !holds(&wire));
+        }
+    }
+}
+
+#[test]
+fn calls_about_a_device_from_several_processors_do_not_stop_each_other() {
+    let mut rig = Rig::running();
+    let (rd, pdev, vdev) = rig.names();
+    let host = &rig.host;
+    let spare = host.pages(8);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..300_u32 {
+                let write = Some(if round % 100 == 99 { 0 } else { 6 });
+                host.tsm
+                    .host_config_access(&host.fake, ENDPOINT, 4, 2, write);
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..300 {
+                host.call(Call::VdevGetInterfaceReport { rd, pdev, vdev });
+                host.call(Call::VdevAbort { rd, pdev, vdev });
+                host.call(Call::VdevUnlock { rd, pdev, vdev });
+                host.call(Call::PdevGetState { pdev });
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..300 {
+                let (start, end) = (ENDPOINT_BAR, ENDPOINT_BAR + 4 * PAGE);
+                host.call(Call::GranuleRangeUndelegate { start, end });
+                host.call(Call::GranuleRangeDelegate { start, end });
+                let (start, end) = (spare, spare + 8 * PAGE);
+                host.call(Call::GranuleRangeDelegate { start, end });
+                host.call(Call::GranuleRangeUndelegate { start, end });
+                host.call(Call::RealmTerminate { rd });
+            }
+        });
+    });
+    assert_ne!(rig.state(), 3);
+    assert_eq!(rig.dma(DATA_IPA), None);
+    rig.take_back();
 }

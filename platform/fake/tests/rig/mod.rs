@@ -102,6 +102,8 @@ pub struct Rig {
     /// Answers carried so far.
     pub carried: usize,
     pub tamper: Option<Tamper>,
+    /// Everything that was carried, both ways.
+    pub traffic: Vec<Vec<u8>>,
     /// The guest's way of translating.
     vcpu: Vcpu,
     data: u64,
@@ -140,6 +142,7 @@ impl Rig {
             objects: BTreeMap::new(),
             carried: 0,
             tamper: None,
+            traffic: Vec::new(),
             vcpu,
             data: pages[0],
             request: pages[1],
@@ -224,6 +227,7 @@ impl Rig {
         object.extend(request);
         object.resize(words * 4, 0);
         let mut answer = self.dsm.handle_doe(&object)?.split_off(8);
+        self.traffic.extend([request.to_vec(), answer.clone()]);
         let number = self.carried;
         self.carried += 1;
         let arrives = self
@@ -495,12 +499,16 @@ impl Rig {
         wires.secure.get(&STREAM).copied().unwrap_or(false)
     }
 
+    /// Returns the keys that the root port holds.
+    pub fn keys(&self) -> Vec<[u8; 32]> {
+        let slots = (0..KEYS_PER_STREAM).map(|index| slot(STREAM, index));
+        let keys = slots.filter_map(|slot| self.host.fake.key(ROOT_PORT, slot).key);
+        keys.map(|(key, _)| key).collect()
+    }
+
     /// Returns how many keys the root port holds.
     pub fn root_port_keys(&self) -> usize {
-        let slots = (0..KEYS_PER_STREAM).map(|index| slot(STREAM, index));
-        slots
-            .filter(|slot| self.host.fake.key(ROOT_PORT, *slot).key.is_some())
-            .count()
+        self.keys().len()
     }
 
     pub fn vdev_params(&self) -> VdevParams {
