@@ -34,6 +34,8 @@ pub trait Registers {
     fn read(&self, offset: u32) -> u32;
     /// Writes one register. Writes arrive in order.
     fn write(&self, offset: u32, value: u32);
+    /// Zeroes the registers from `first` to before `end`, both multiples of eight.
+    fn zero(&self, first: u32, end: u32);
 }
 
 /// Why the unit did nothing.
@@ -91,11 +93,7 @@ impl Slot {
 
 /// Forgets every key and names the unit's layout.
 pub fn reset(unit: &impl Registers) {
-    let mut offset = STREAMS;
-    while offset < SIZE {
-        unit.write(offset, 0);
-        offset += 4;
-    }
+    unit.zero(STREAMS, SIZE);
     for (offset, value) in [STREAM_COUNT, VERSION, MAGIC] {
         unit.write(offset, value);
     }
@@ -145,9 +143,7 @@ pub fn stop(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
     slot.check_port(unit)?;
     // First the control register, so that no half of a key is ever used.
     unit.write(slot.base() + CONTROL, 0);
-    for word in 0..IFV / 4 + 2 {
-        unit.write(slot.base() + 4 * word, 0);
-    }
+    unit.zero(slot.base(), slot.base() + IFV + 8);
     let slots = slot.stream_base() + SLOTS;
     if (0..SLOTS_A_STREAM).all(|index| unit.read(slots + index * SLOT_SIZE + CONTROL) == 0) {
         unit.write(slot.stream_base() + PORT, 0);
@@ -169,6 +165,9 @@ mod tests {
         }
         fn write(&self, offset: u32, value: u32) {
             self.0.borrow_mut()[offset as usize / 4] = value;
+        }
+        fn zero(&self, first: u32, end: u32) {
+            self.0.borrow_mut()[first as usize / 4..end as usize / 4].fill(0);
         }
     }
 

@@ -53,6 +53,9 @@ impl Registers for Unit {
     fn write(&self, offset: u32, value: u32) {
         self.0.borrow_mut()[offset as usize / 4] = value;
     }
+    fn zero(&self, first: u32, end: u32) {
+        self.0.borrow_mut()[first as usize / 4..end as usize / 4].fill(0);
+    }
 }
 
 #[derive(Default)]

@@ -13,6 +13,7 @@ use tsm_monitor::fdt::{self, Edits, Fdt};
 use tsm_monitor::gpt::{GRANULE, Gpi, Gpt, Level0, Level1};
 use tsm_monitor::manifest::{self, Region};
 use tsm_monitor::psci::Start;
+use tsm_monitor::read_register;
 use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor};
 
 use crate::board::{self, PROCESSOR, QemuVirt};
@@ -48,6 +49,7 @@ static SCRATCH: SpinMutex<[u8; 0x1_0000]> = SpinMutex::new([0; 0x1_0000]);
 /// Boots the machine on the first processor. `cpu` is its block of SRAM, which nobody else uses.
 #[unsafe(no_mangle)]
 extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
+    let began = read_register!("cntpct_el0");
     set_ready(None);
     board::block_dma();
     log::start();
@@ -64,13 +66,14 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
     write_manifest(&layout);
     MONITOR.configure(layout, gpt);
     defmt::info!(
-        "{=usize} processors, {=u64} MiB for the host, keys {=bool}",
+        "{=usize} processors, {=u64} MiB for the host, keys {=bool}, {=u64} ticks of the counter",
         processors,
         layout
             .dram
             .iter()
             .fold(0, |sum, bank| sum + (bank.size >> 20)),
-        layout.hidden.is_some()
+        layout.hidden.is_some(),
+        read_register!("cntpct_el0") - began
     );
 
     set_ready(Some(base));
@@ -142,9 +145,9 @@ extern "C" fn monitor_exception(cpu: &mut Cpu, esr: u64) -> *mut Context {
 /// Ends everything: an exception that the monitor cannot have caused.
 #[unsafe(no_mangle)]
 extern "C" fn monitor_unexpected(vector: u64) -> ! {
-    let esr = tsm_monitor::read_register!("esr_el3");
-    let elr = tsm_monitor::read_register!("elr_el3");
-    let far = tsm_monitor::read_register!("far_el3");
+    let esr = read_register!("esr_el3");
+    let elr = read_register!("elr_el3");
+    let far = read_register!("far_el3");
     defmt::error!(
         "vector {=u64}: ESR {=u64:#x} ELR {=u64:#x} FAR {=u64:#x}",
         vector,

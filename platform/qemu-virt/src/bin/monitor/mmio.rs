@@ -40,6 +40,16 @@ impl Mmio {
         unsafe { ptr::write_volatile(self.at(offset, 4) as *mut u32, value) }
     }
 
+    /// Zeroes `bytes` bytes at an offset, both multiples of eight.
+    pub fn zero(self, offset: u64, bytes: u64) {
+        assert!(bytes.is_multiple_of(8) && bytes <= self.size - offset);
+        let first = self.at(offset, 8) as *mut u64;
+        for index in 0..bytes as usize / 8 {
+            // SAFETY: inside the range that `new` was promised, as checked above, and aligned.
+            unsafe { ptr::write_volatile(first.add(index), 0) }
+        }
+    }
+
     /// Writes 8 bits.
     pub fn write_byte(self, offset: u64, value: u8) {
         // SAFETY: as in `read`.

@@ -57,6 +57,10 @@ impl Registers for KeyUnit {
     fn write(&self, offset: u32, value: u32) {
         Self::WINDOW.write(u64::from(offset), value);
     }
+
+    fn zero(&self, first: u32, end: u32) {
+        Self::WINDOW.zero(u64::from(first), u64::from(end.saturating_sub(first)));
+    }
 }
 
 /// Maps the key configuration unit and empties it; returns false if it is not there.
