@@ -211,6 +211,21 @@ fn dma_does_not_start_while_the_host_reaches_the_device() {
 }
 
 #[test]
+fn dma_starts_under_keys_that_are_being_replaced_but_not_without_any() {
+    let mut rig = Rig::locked();
+    rig.accept_memory();
+    rig.start();
+    assert_eq!(rig.refresh_keys(), RmiStatus::SUCCESS);
+    assert_eq!(rig.pump_device(rig.port), Pumped::Wait);
+    let nonces = rig.nonces();
+    assert_eq!(rig.enable_dma(nonces), 0, "the old keys are in use");
+    assert_eq!(rig.disable_dma(), 0);
+    rig.tamper = Some(Box::new(|_, _| false));
+    assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+    assert_eq!(rig.enable_dma(nonces), DEVICE);
+}
+
+#[test]
 fn the_host_gets_a_page_back_only_after_the_device_is_cut_off() {
     let rig = Rig::running();
     assert_eq!(rig.unmap(DEVICE_IPA, PRIVATE_PAGES), RmiStatus::SUCCESS);

@@ -13,8 +13,8 @@ use tsm_abi::rsi::{Call, FORMAT_TDISP, VdevInfo};
 use tsm_platform::{GRANULE_SIZE, Granule, Ipa};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::pdev;
 use super::vdev::{self, Nonces, Vdev};
-use super::{pdev, tdisp};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::rec::{self, Flow, Pending, Rec, leave, leave_for_memory};
@@ -318,6 +318,8 @@ fn check_mapping<P: Machine>(
 }
 
 /// Lets the device reach the realm's memory.
+///
+/// The grant is decided twice, on what the interface knows and on what its device knows.
 fn enable_dma<P: Machine>(
     context: &Context<'_, P>,
     realm: Granule,
@@ -330,20 +332,21 @@ fn enable_dma<P: Machine>(
             if !is_allowed || !vdev.is_out_of_reach(context) {
                 return Err(Error::Device);
             }
-            // The grant is decided twice, on values of different origin.
-            if tdisp::find(vdev.state, tdisp::Request::Start).is_some()
-                || vdev.report.digest().is_none()
-            {
+            let protecting = pdev::with(context, vdev.device.address(), |pdev| {
+                let is_ready = pdev.state == pdev::State::Ready;
+                pdev.endpoint()
+                    .filter(|_| is_ready)
+                    .and_then(|own| own.protecting_stream())
+            })?;
+            if protecting != Some(vdev.stream_id) || vdev.report.digest().is_none() {
                 return Err(Error::Device);
             }
-            if !vdev.dma {
-                let stream = vdev.stream();
-                context
-                    .platform
-                    .attach(stream, &realm.stage2)
-                    .map_err(|_| Error::Device)?;
-                vdev.dma = true;
+            if vdev.dma {
+                return Ok(());
             }
+            let attached = context.platform.attach(vdev.stream(), &realm.stage2);
+            attached.map_err(|_| Error::Device)?;
+            vdev.dma = true;
             Ok(())
         })?
     })

@@ -130,6 +130,11 @@ impl Link {
         matches!(self.keys.state(), StreamState::Connected)
     }
 
+    /// Returns whether a key set protects packets.
+    pub const fn is_protecting(&self) -> bool {
+        self.keys.key_set().is_some()
+    }
+
     /// Returns whether neither end has a key.
     pub const fn is_down(&self) -> bool {
         matches!(self.keys.state(), StreamState::Disconnected)

@@ -205,6 +205,13 @@ impl Endpoint {
         let link = self.link.as_ref()?;
         (link.state == WireStreamState::Connected && link.is_secure()).then(|| link.id())
     }
+
+    /// Returns the id of the stream, if one of its key sets protects packets: it does while the other
+    /// set is being brought up.
+    pub fn protecting_stream(&self) -> Option<u8> {
+        let link = self.link.as_ref().filter(|_| !self.lost)?;
+        link.is_protecting().then(|| link.id())
+    }
 }
 
 /// Runs `work` on the device whose object is at `address`. The device lock is held.

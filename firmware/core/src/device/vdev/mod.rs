@@ -101,7 +101,7 @@ pub(crate) struct Vdev {
     /// Whether it must be cut off and the hardware has not said that it is. Nothing is granted then.
     condemned: bool,
     /// IDE stream that its packets take.
-    stream_id: u8,
+    pub stream_id: u8,
     /// Demands of the lock that the device can meet.
     lock_flags: tdisp::LockFlags,
     start_nonce: Zeroizing<[u8; 32]>,
