@@ -16,6 +16,9 @@ pub struct Edits<'a> {
     pub reserved: Region,
     /// Address space that no BAR of the host may take.
     pub reserved_mmio: Region,
+    /// No window of a PCI host bridge starts here or above: device memory there could not be
+    /// delegated.
+    pub window_limit: u64,
     /// Nodes to delete wherever they are: the part of their name before the `@`.
     pub nodes: &'a [&'a [u8]],
     /// Properties to delete wherever they are.
@@ -99,13 +102,10 @@ impl Fdt<'_> {
                     name_offset,
                     value,
                 } => {
-                    let at = writer.copied_property(name_offset, value)?;
                     if name == b"ranges" && base_name(top) == b"pcie" && tokens.depth == 2 {
-                        let copy = writer
-                            .out
-                            .get_mut(at..at + value.len())
-                            .ok_or(FdtError::Space)?;
-                        shrink_windows(copy, edits.reserved_mmio)?;
+                        writer.windows(name_offset, value, edits)?;
+                    } else {
+                        writer.copied_property(name_offset, value)?;
                     }
                 }
                 Token::End => {
@@ -166,14 +166,45 @@ impl Writer<'_> {
         self.pad()
     }
 
-    fn copied_property(&mut self, name_offset: u32, value: &[u8]) -> Result<usize, FdtError> {
+    fn copied_property(&mut self, name_offset: u32, value: &[u8]) -> Result<(), FdtError> {
         self.word(PROPERTY)?;
         self.word(as_word(value.len())?)?;
         self.word(name_offset)?;
-        let at = self.used;
         self.bytes(value)?;
-        self.pad()?;
-        Ok(at)
+        self.pad()
+    }
+
+    /// Writes the windows of a PCI host bridge: those below the limit, each ending where the reserved
+    /// addresses begin if it reaches into them.
+    ///
+    /// A window is seven cells: PCI address (3), processor address (2), size (2).
+    fn windows(&mut self, name_offset: u32, value: &[u8], edits: &Edits) -> Result<(), FdtError> {
+        const WINDOW: usize = 28;
+        const BASE: usize = 12;
+        const SIZE: usize = 20;
+        let reserved = edits.reserved_mmio;
+        let kept = || {
+            let windows = value.chunks_exact(WINDOW);
+            windows
+                .filter(|window| double(window, BASE).is_some_and(|base| base < edits.window_limit))
+        };
+        if !value.len().is_multiple_of(WINDOW) {
+            return Err(FdtError::Unsupported);
+        }
+        self.word(PROPERTY)?;
+        self.word(as_word(WINDOW * kept().count())?)?;
+        self.word(name_offset)?;
+        for window in kept() {
+            let read = |offset| double(window, offset).ok_or(FdtError::Malformed);
+            let (base, mut size) = (read(BASE)?, read(SIZE)?);
+            let reaches = base < reserved.base && reserved.base < base.saturating_add(size);
+            if reserved.size != 0 && reaches {
+                size = reserved.base - base;
+            }
+            self.bytes(window.get(..SIZE).ok_or(FdtError::Malformed)?)?;
+            self.bytes(&size.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     fn property(&mut self, new_string: u32, value: &[u8]) -> Result<(), FdtError> {
@@ -181,8 +212,7 @@ impl Writer<'_> {
             .new_strings
             .checked_add(new_string)
             .ok_or(FdtError::Space)?;
-        self.copied_property(name, value)?;
-        Ok(())
+        self.copied_property(name, value)
     }
 
     /// Writes a node's name with a unit address in lower-case hexadecimal.
@@ -228,25 +258,4 @@ fn root_children(writer: &mut Writer, reserved: Option<Region>) -> Result<(), Fd
     writer.property(RANGES, &[])?;
     reserved_child(writer, region)?;
     writer.word(END_NODE)
-}
-
-/// Ends each window of a PCI host bridge where `reserved` begins, if it reaches into it.
-///
-/// A window is seven cells: PCI address (3), processor address (2), size (2).
-fn shrink_windows(ranges: &mut [u8], reserved: Region) -> Result<(), FdtError> {
-    if !ranges.len().is_multiple_of(28) {
-        return Err(FdtError::Unsupported);
-    }
-    for window in ranges.chunks_exact_mut(28) {
-        let read = |offset| double(window, offset).ok_or(FdtError::Malformed);
-        let (base, size) = (read(12)?, read(20)?);
-        if reserved.size != 0
-            && base < reserved.base
-            && reserved.base < base.saturating_add(size)
-            && let Some(field) = window.get_mut(20..28)
-        {
-            field.copy_from_slice(&(reserved.base - base).to_be_bytes());
-        }
-    }
-    Ok(())
 }

@@ -108,6 +108,13 @@ fn board() -> Tree {
             0x1000_0000,
             0,
             0x2eff_0000,
+            0x0300_0000,
+            0x80,
+            0,
+            0x80,
+            0,
+            0x80,
+            0,
         ]),
     );
     tree.end();
@@ -137,6 +144,7 @@ const EDITS: Edits = Edits {
         base: 0x3e00_0000,
         size: 0x0020_0000,
     },
+    window_limit: 1 << 32,
     nodes: &[b"fw-cfg", b"virtio_mmio"],
     properties: &[b"iommu-map"],
 };
@@ -213,14 +221,10 @@ fn what_the_host_must_know_is_there() {
     let reserved = "reserved-memory{#address-cells=00000002;#size-cells=00000002;ranges=;\
         tsm@7f000000{reg=000000007f0000000000000001000000;no-map=;}}";
     assert!(text.contains(reserved), "{text}");
-    // The 32-bit window ends where the key configuration unit begins.
-    assert!(
-        text.contains(
-            "02000000000000001000000000000000100000000000000 02e000000"
-                .replace(' ', "")
-                .as_str()
-        )
-    );
+    // The 32-bit window ends where the key configuration unit begins, and it is the last one.
+    let window =
+        "02000000_00000000_10000000_00000000_10000000_00000000_2e000000;}".replace('_', "");
+    assert!(text.contains(&window), "{text}");
 }
 
 #[test]

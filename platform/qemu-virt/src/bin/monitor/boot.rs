@@ -259,6 +259,7 @@ fn edit_tree(size: usize, layout: &Layout) {
     let edits = Edits {
         reserved: board::TSM,
         reserved_mmio: layout.reserved,
+        window_limit: 1 << 32,
         nodes: &[b"fw-cfg", b"virtio_mmio", b"smmuv3", b"its"],
         properties: &[b"iommu-map", b"msi-map"],
     };
