@@ -66,10 +66,16 @@ pub(crate) fn create<P: Machine>(
     for index in [0, TABLE_ENTRIES.saturating_sub(1)] {
         encode::<P>(level, &child::<P>(level, &parent, index)?)?;
     }
+    let uniform = match parent {
+        Entry::Unassigned { .. } => Some(encode::<P>(level, &parent)?),
+        _ => None,
+    };
     context.platform.table_create(guard.granule(), |index| {
-        child::<P>(level, &parent, index)
-            .and_then(|entry| encode::<P>(level, &entry))
-            .unwrap_or(0)
+        uniform.unwrap_or_else(|| {
+            child::<P>(level, &parent, index)
+                .and_then(|entry| encode::<P>(level, &entry))
+                .unwrap_or(0)
+        })
     })?;
     if let Err(error) = replace(
         context,
@@ -93,7 +99,7 @@ pub(crate) fn create<P: Machine>(
     Ok(Reply::NONE)
 }
 
-/// Live entries of a table that replaces a block.
+/// Entries of a table, all of them live if it replaces a block.
 const LIVE_BLOCK: u32 = 512;
 
 /// Replaces an entry, by way of an invalid one if hardware may use the old one.
@@ -224,6 +230,13 @@ pub(crate) fn release_root<P: Machine>(
 /// Returns the end of the run of entries from `slot`, which covers `ipa`, that are not live.
 fn skip_dead<P: Machine>(context: &Context<'_, P>, slot: Slot, ipa: u64) -> Result<u64> {
     let bytes = entry_bytes::<P>(slot.level)?;
+    if context.tsm.granules.references(slot.table.address())? == 0 {
+        // No entry is live: the run ends where the table does.
+        return bytes
+            .checked_mul(LIVE_BLOCK.into())
+            .and_then(|bytes| ipa.checked_add(1)?.checked_next_multiple_of(bytes))
+            .ok_or(Error::Global);
+    }
     let mut top = ipa;
     for index in slot.index..TABLE_ENTRIES {
         if is_live(&read(context, slot.at(index))?) {

@@ -54,6 +54,8 @@ struct Sweep {
     slot: Slot,
     base: u64,
     top: u64,
+    /// Index after the last that was looked at.
+    end: usize,
     raws: [u64; TABLE_ENTRIES],
 }
 
@@ -61,7 +63,9 @@ impl Sweep {
     fn taken(&self) -> impl Iterator<Item = (Slot, u64)> {
         // An entry without meaning to anybody is written as zero, so zero is never taken.
         let all = self.raws.iter().copied().enumerate();
-        all.filter(|(_, raw)| *raw != 0)
+        let swept = all.take(self.end).skip(self.slot.index);
+        swept
+            .filter(|(_, raw)| *raw != 0)
             .map(|(index, raw)| (self.slot.at(index), raw))
     }
 }
@@ -85,6 +89,7 @@ fn plan<P: Machine>(
         slot,
         base,
         top: base,
+        end: slot.index,
         raws: [0; TABLE_ENTRIES],
     };
     let mut budget = GRANULES_PER_CALL;
@@ -114,6 +119,7 @@ fn plan<P: Machine>(
             *sweep.raws.get_mut(index).ok_or(Error::Global)? = raw;
         }
         sweep.top = next;
+        sweep.end = index.saturating_add(1);
     }
     if sweep.top == base {
         Err(stop)
@@ -233,6 +239,7 @@ pub(super) fn rewrite<P: Machine>(
         slot,
         base,
         top: base,
+        end: slot.index,
         raws: [0; TABLE_ENTRIES],
     };
     let mut revoked = false;
@@ -253,6 +260,7 @@ pub(super) fn rewrite<P: Machine>(
             *sweep.raws.get_mut(index).ok_or(Error::Global)? = !raw;
         }
         sweep.top = next;
+        sweep.end = index.saturating_add(1);
     }
     if revoked && let Err(error) = invalidate(context, realm, base, sweep.top) {
         for (slot, raw) in sweep.taken() {
