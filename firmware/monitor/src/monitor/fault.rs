@@ -3,8 +3,6 @@
 
 //! Granule protection faults: accesses that are performed for the host, and aborts for everybody.
 
-use core::sync::atomic::Ordering;
-
 use super::{Monitor, set_first};
 use crate::abort::{self, Cause, GpcSyndrome};
 use crate::access::Mediation;
@@ -67,7 +65,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         let Some(mut access) = Mediation::new(transfer, address - B::ECAM.base, value) else {
             return self.raise(cpu, syndrome.0, Cause::Gpc(syndrome));
         };
-        if self.realm_up.load(Ordering::Acquire) {
+        if self.realm_is_up() {
             return Self::next_piece(cpu, access);
         }
         // Nobody can perform it: nothing is there.

@@ -3,8 +3,6 @@
 
 //! Calls of the host: forwarding to R-EL2, PSCI, SMCCC.
 
-use core::sync::atomic::Ordering;
-
 use super::{FUNCTION, Monitor, set_first};
 use crate::context::{Cpu, Pending, World};
 use crate::machine::{Board, Event, Processor};
@@ -17,7 +15,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         if !services::is_rmi(function) {
             return self.host_service(cpu, function);
         }
-        if !self.realm_up.load(Ordering::Acquire) {
+        if !self.realm_is_up() {
             cpu.host.x[0] = UNKNOWN;
             return World::NonSecure;
         }

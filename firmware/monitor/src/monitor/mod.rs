@@ -9,7 +9,7 @@ mod realm;
 #[cfg(test)]
 mod tests;
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use spin::Once;
 use spin::mutex::SpinMutex;
@@ -33,6 +33,13 @@ const FUNCTION: u64 = 0xffff_ffff;
 /// EL2, its own stack pointer, all exceptions masked.
 const SPSR_EL2H: u64 = 0x3c9;
 
+/// R-EL2 has not booted.
+const REALM_DOWN: u8 = 0;
+/// R-EL2 has booted on the first processor, and on every other that has started since.
+const REALM_UP: u8 = 1;
+/// R-EL2 has failed to boot on a processor: it is not entered again, on any.
+const REALM_FAILED: u8 = 2;
+
 /// State shared by all processors.
 pub struct Monitor<B, P> {
     board: B,
@@ -41,8 +48,8 @@ pub struct Monitor<B, P> {
     power: [Power; MAX_PROCESSORS],
     /// Held while a key changes: a slot is read and written in several steps.
     keys: SpinMutex<()>,
-    /// R-EL2 has booted, and no processor has failed to boot it.
-    realm_up: AtomicBool,
+    /// Whether R-EL2 may be entered: [`REALM_DOWN`], [`REALM_UP`] or [`REALM_FAILED`].
+    realm: AtomicU8,
     layout: Once<Layout>,
     attestation: Once<AttestationKey>,
 }
@@ -57,7 +64,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             gpt: SpinMutex::new(None),
             power: [const { Power::new() }; MAX_PROCESSORS],
             keys: SpinMutex::new(()),
-            realm_up: AtomicBool::new(false),
+            realm: AtomicU8::new(REALM_DOWN),
             layout: Once::new(),
             attestation: Once::new(),
         }
@@ -114,12 +121,17 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         };
         self.board.note(Event::Started(cpu.index));
         self.prepare_host(cpu, start);
-        if self.realm_up.load(Ordering::Acquire) {
+        if self.realm_is_up() {
             let index = cpu.index as u64;
             let token = cpu.activation_token;
             self.prepare_realm(cpu, [index, token, 0, 0, 0]);
         }
         true
+    }
+
+    /// Returns whether R-EL2 may be entered.
+    fn realm_is_up(&self) -> bool {
+        self.realm.load(Ordering::Acquire) == REALM_UP
     }
 
     fn prepare_host(&self, cpu: &mut Cpu, start: Start) {

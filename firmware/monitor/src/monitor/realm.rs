@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use tsm_abi::el3::{self, FirmeStatus, Status};
 use zeroize::Zeroize;
 
-use super::{FUNCTION, Monitor, set_first};
+use super::{FUNCTION, Monitor, REALM_DOWN, REALM_FAILED, REALM_UP, set_first};
 use crate::attestation::AttestationKey;
 use crate::context::{Cpu, Pending, World};
 use crate::gpt::{GPCCR, GRANULE, Gpi, GptError};
@@ -90,8 +90,15 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         }
         cpu.pending = Pending::Idle;
         let ok = status as u32 == 0;
-        // The contract: R-EL2 that failed on one processor is not entered on any.
-        self.realm_up.store(ok, Ordering::Release);
+        if ok {
+            // Once failed, failed: another processor that boots meanwhile changes nothing.
+            let (down, up) = (REALM_DOWN, REALM_UP);
+            let _was = self
+                .realm
+                .compare_exchange(down, up, Ordering::Release, Ordering::Relaxed);
+        } else {
+            self.realm.store(REALM_FAILED, Ordering::Release);
+        }
         if ok {
             cpu.activation_token = token;
         }

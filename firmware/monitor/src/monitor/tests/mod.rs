@@ -171,7 +171,7 @@ impl Processor for Cells {
 
 type Fake = Monitor<Machine, Cells>;
 
-/// A machine of two processors whose R-EL2 has not booted.
+/// A machine of three processors whose R-EL2 has not booted.
 fn fresh() -> Fake {
     let machine = Machine::default();
     machine.unit.0.replace(vec![0; keys::SIZE as usize / 4]);
@@ -185,7 +185,7 @@ fn fresh() -> Fake {
     gpt.split(0).unwrap();
     gpt.assign(0x7f00_0000, 0x0100_0000, Gpi::Realm).unwrap();
     let layout = Layout {
-        processors: 2,
+        processors: 3,
         dram: [
             DRAM,
             Region::default(),
@@ -262,7 +262,7 @@ fn r_el2_boots_before_the_host() {
     );
     assert_eq!(cpu.current, World::Realm);
     assert_eq!(cpu.realm.elr, 0x7f00_0000);
-    assert_eq!(cpu.realm.x[..6], [0, 2 << 16, 2, SHARED, 0, 0]);
+    assert_eq!(cpu.realm.x[..6], [0, 2 << 16, 3, SHARED, 0, 0]);
     assert_eq!(
         realm(&monitor, &mut cpu, &[el3::BOOT_COMPLETE, 0, 0x77]),
         World::NonSecure
@@ -297,6 +297,22 @@ fn the_host_runs_without_an_r_el2_that_failed() {
     fault(&monitor, ECAM, ECAM);
     assert_eq!(exception(&monitor, &mut cpu, READ_FAULT), World::NonSecure);
     assert_eq!(cpu.host.x[0], 0xffff_ffff);
+}
+
+#[test]
+fn r_el2_that_failed_on_one_processor_is_entered_on_none() {
+    let (monitor, mut cpu) = running();
+    for target in 1..3 {
+        host(&monitor, &mut cpu, &[0xc400_0003, target, HOST_ENTRY, 0]);
+    }
+    let (mut one, mut other) = (Cpu::new(1), Cpu::new(2));
+    assert!(monitor.warm_boot(&mut one) && monitor.warm_boot(&mut other));
+    realm(&monitor, &mut one, &[el3::BOOT_COMPLETE, 0xffff_ffff]);
+    realm(&monitor, &mut other, &[el3::BOOT_COMPLETE, 0]);
+    for cpu in [&mut cpu, &mut one, &mut other] {
+        assert_eq!(host(&monitor, cpu, &[0xc400_0150]), World::NonSecure);
+        assert_eq!(cpu.host.x[0], UNKNOWN);
+    }
 }
 
 #[test]
@@ -384,7 +400,7 @@ fn a_processor_is_started_where_the_host_has_memory() {
     for entry in [0, 0x7f00_0000, 0x3fff_fffc, 0x7eff_fffe, u64::MAX] {
         assert_eq!(call(&[CPU_ON, 1, entry, 7]), -9, "{entry:#x}");
     }
-    for target in [2, 0x100, u64::MAX] {
+    for target in [3, 0x100, u64::MAX] {
         assert_eq!(call(&[CPU_ON, target, HOST_ENTRY, 7]), -2, "{target:#x}");
     }
     assert_eq!(call(&[CPU_ON, 0, HOST_ENTRY, 7]), -4);
