@@ -46,22 +46,25 @@ macro_rules! el2_registers {
     };
 }
 
-/// Calls the macro named first with the registers of extensions that are common, though no processor
-/// must have them: bit of [`Cpu::extensions`], name of the field, name for the assembler.
+/// Calls the macro named first with the registers of two common extensions, FEAT_NV2 and
+/// FEAT_ECV_POFF: bit of [`Cpu::extensions`] that says that both are there, then as above.
 macro_rules! common_registers {
     ($with:ident) => {
         $with! {
-            // FEAT_NV2: VNCR_EL2. FEAT_ECV_POFF: CNTPOFF_EL2.
-            (0, vncr, "s3_4_c2_c2_0")
-            (1, cntpoff, "s3_4_c14_c0_6")
+            // VNCR_EL2, CNTPOFF_EL2.
+            (0, vncr, "s3_4_c2_c2_0", cntpoff, "s3_4_c14_c0_6")
         }
     };
 }
 
-/// The same, of extensions that are rare: the switch passes all of them at once if none is there.
+/// Calls the macro named first with the registers of extensions that are rare, which the switch passes
+/// all at once if none is there: bit of [`Cpu::extensions`], name of the field, name for the assembler.
 macro_rules! rare_registers {
     ($with:ident) => {
         $with! {
+            // One of the common two without the other.
+            (1, vncr_alone, "s3_4_c2_c2_0")
+            (14, cntpoff_alone, "s3_4_c14_c0_6")
             // FEAT_TRF: TRFCR_EL2. FEAT_MPAM: MPAM2_EL2. FEAT_MTE2: TFSR_EL2.
             (2, trfcr, "s3_4_c1_c2_1")
             (3, mpam2, "s3_4_c10_c5_0")
@@ -101,12 +104,15 @@ macro_rules! el2_struct {
     };
 }
 macro_rules! common_struct {
-    ($(($bit:literal, $field:ident, $name:literal))*) => {
+    (($bit:literal, $a:ident, $a_name:literal, $b:ident, $b_name:literal)) => {
         /// EL2 registers of common extensions, of a world that is not running.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
         #[allow(missing_docs)]
-        pub struct Common { $(pub $field: u64,)* }
+        pub struct Common {
+            pub $a: u64,
+            pub $b: u64,
+        }
     };
 }
 macro_rules! rare_struct {
@@ -124,7 +130,7 @@ rare_registers!(rare_struct);
 
 /// Bits of [`Cpu::extensions`] below the rare ones.
 #[cfg(target_arch = "aarch64")]
-pub(crate) const COMMON_BITS: u32 = 2;
+pub(crate) const COMMON_BITS: u32 = 1;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {common_registers, el2_registers, rare_registers};

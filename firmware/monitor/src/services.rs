@@ -24,9 +24,9 @@ pub const FEATURES: el3::Features = el3::Features::all();
 /// Returns whether the host's function id is one that R-EL2 answers.
 #[must_use]
 pub const fn is_rmi(function: u64) -> bool {
-    // 0x18f is the way back, 0x190 to 0x1cf are the calls of guests and of R-EL2.
-    let number = function.wrapping_sub(0xc400_0000);
-    number >= 0x150 && number < 0x18f || number >= 0x1d0 && number <= 0x2cf
+    // From 0x150; 0x18f is the way back, 0x190 to 0x1cf are the calls of guests and of R-EL2.
+    let number = (function as u32).wrapping_sub(0xc400_0150);
+    number < 0x3f || number.wrapping_sub(0x80) < 0x100
 }
 
 /// Reads a feature register of a FIRME service, `gpccr` being the register of that name.

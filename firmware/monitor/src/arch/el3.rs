@@ -89,9 +89,9 @@ impl Extensions {
         {
             return None;
         }
+        let has = |(register, low, least): &(u64, u32, u64)| field(*register, *low) >= *least;
+        let (nested, offset) = (has(&(mmfr2, 24, 2)), has(&(mmfr0, 60, 2)));
         let optional = [
-            (0, mmfr2, 24, 2),
-            (1, mmfr0, 60, 2),
             (2, dfr0, 40, 1),
             (3, pfr0, 40, 1),
             (4, pfr1, 8, 2),
@@ -105,10 +105,18 @@ impl Extensions {
             (12, pfr0, 44, 1),
             (13, mmfr0, 56, 2),
         ];
-        let present = optional
+        let common = [
+            (0, nested && offset),
+            (1, nested && !offset),
+            (14, offset && !nested),
+        ];
+        let rare = optional
             .iter()
-            .filter(|(_, register, low, least)| field(*register, *low) >= *least);
-        Some(Self(present.fold(0, |word, (bit, ..)| word | 1 << bit)))
+            .map(|(bit, register, low, least)| (*bit, has(&(*register, *low, *least))));
+        let present = common.into_iter().chain(rare);
+        Some(Self(present.fold(0, |word, (bit, present)| {
+            word | u64::from(present) << bit
+        })))
     }
 
     /// Returns the value for [`crate::Cpu::extensions`].

@@ -26,6 +26,40 @@ macro_rules! restore_el2 {
         concat!($("ldp x2, x3, [x4], #16\n", "msr ", $a_name, ", x2\n", "msr ", $b_name, ", x3\n"),*)
     };
 }
+macro_rules! save_common {
+    (($bit:literal, $a:ident, $a_name:literal, $b:ident, $b_name:literal)) => {
+        concat!(
+            "tbz x5, #",
+            $bit,
+            ", 1f\n",
+            "mrs x2, ",
+            $a_name,
+            "\n",
+            "mrs x3, ",
+            $b_name,
+            "\n",
+            "stp x2, x3, [x4]\n",
+            "1:\n"
+        )
+    };
+}
+macro_rules! restore_common {
+    (($bit:literal, $a:ident, $a_name:literal, $b:ident, $b_name:literal)) => {
+        concat!(
+            "tbz x5, #",
+            $bit,
+            ", 1f\n",
+            "ldp x2, x3, [x4]\n",
+            "msr ",
+            $a_name,
+            ", x2\n",
+            "msr ",
+            $b_name,
+            ", x3\n",
+            "1:\n"
+        )
+    };
+}
 // A register of an absent extension keeps its place in the context.
 macro_rules! save_optional {
     ($(($bit:literal, $field:ident, $name:literal))*) => {
@@ -154,10 +188,11 @@ monitor_switch:
     el2_registers!(save_el2),
     r#"
 "#,
-    common_registers!(save_optional),
+    common_registers!(save_common),
     r#"
     lsr     x6, x5, #{common}
     cbz     x6, 2f
+    add     x4, x4, #16
 "#,
     rare_registers!(save_optional),
     r#"
@@ -168,16 +203,17 @@ monitor_switch:
     el2_registers!(restore_el2),
     r#"
 "#,
-    common_registers!(restore_optional),
+    common_registers!(restore_common),
     r#"
     lsr     x6, x5, #{common}
     cbz     x6, 3f
+    add     x4, x4, #16
 "#,
     rare_registers!(restore_optional),
     r#"
 3:  ldr     x2, [x0, #{scr}]
     msr     scr_el3, x2
-    isb
+    // The return makes it take effect.
     b       monitor_return
 
     // Enters the context x0 for the first time; nothing is saved.

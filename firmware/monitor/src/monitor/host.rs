@@ -11,7 +11,7 @@ use crate::services::{self, UNKNOWN};
 
 impl<B: Board, P: Processor> Monitor<B, P> {
     pub(super) fn host_call(&self, cpu: &mut Cpu) -> World {
-        let function = cpu.host.x[0] & FUNCTION & !services::SVE_HINT;
+        let function = cpu.host.x[0] & (FUNCTION & !services::SVE_HINT);
         if !services::is_rmi(function) {
             return self.host_service(cpu, function);
         }
