@@ -55,6 +55,42 @@ fn memory_is_accepted_only_as_the_device_reports_it() {
 }
 
 #[test]
+fn a_device_that_reports_memory_of_others_gets_none_of_it() {
+    let mut rig = Rig::connected();
+    let secret = rig.host.delegated();
+    let others = [
+        secret,
+        rig.host.pages(4),
+        ENDPOINT_BAR + 0x4000,
+        rig.realm.rd,
+    ];
+    for claimed in others {
+        rig.lie = Some(claimed);
+        rig.assign();
+        rig.lock();
+        rig.measure();
+        rig.report();
+        let nonces = rig.nonces();
+        for physical in [claimed, ENDPOINT_BAR] {
+            let (_, registers) = rig.ask_memory(DEVICE_IPA, physical, 1, nonces);
+            assert_eq!(
+                registers.get()[0],
+                INPUT,
+                "{physical:#x}, claimed {claimed:#x}"
+            );
+        }
+        rig.start();
+        assert_eq!(
+            rig.enable_dma(nonces),
+            DEVICE,
+            "what it reports is not out of reach"
+        );
+        rig.unlock();
+        assert_eq!(rig.destroy_interface(), RmiStatus::SUCCESS);
+    }
+}
+
+#[test]
 fn evidence_that_is_stale_or_was_never_fetched_grants_nothing() {
     let mut rig = Rig::locked();
     let nonces = rig.nonces();

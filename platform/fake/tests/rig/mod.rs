@@ -102,6 +102,8 @@ pub struct Rig {
     /// Answers carried so far.
     pub carried: usize,
     pub tamper: Option<Tamper>,
+    /// Where the device claims that its BAR is, if it lies.
+    pub lie: Option<u64>,
     /// Everything that was carried, both ways.
     pub traffic: Vec<Vec<u8>>,
     /// The guest's way of translating.
@@ -142,6 +144,7 @@ impl Rig {
             objects: BTreeMap::new(),
             carried: 0,
             tamper: None,
+            lie: None,
             traffic: Vec::new(),
             vcpu,
             data: pages[0],
@@ -207,6 +210,7 @@ impl Rig {
         let read = |offset| self.host.fake.config_read(ENDPOINT, offset, 4);
         let decodes = read(4) & 2 != 0;
         let address = u64::from(read(0x10) & !0xf) | u64::from(read(0x14)) << 32;
+        let address = self.lie.unwrap_or(address);
         let bar = Bar {
             index: 0,
             address,
