@@ -280,7 +280,22 @@ impl GuestCpu for Machine {
         arch::new_context(params, stage2)
     }
     fn run(&self, context: &mut Self::Context, entry: &GuestEntry) -> GuestExit {
-        arch::run(context, entry)
+        let mut last = GuestExit::HostInterrupt;
+        let leave = |_: &mut Self::Context, exit| {
+            last = exit;
+            false
+        };
+        arch::run_while(context, |context| context, entry, leave);
+        last
+    }
+    fn run_while<T>(
+        &self,
+        owner: &mut T,
+        select: impl Fn(&mut T) -> &mut Self::Context,
+        entry: &GuestEntry,
+        handle: impl FnMut(&mut T, GuestExit) -> bool,
+    ) {
+        arch::run_while(owner, select, entry, handle);
     }
     fn gpr(&self, context: &Self::Context, index: usize) -> u64 {
         context.gpr(index)

@@ -89,6 +89,25 @@ pub trait GuestCpu {
     fn new_context(&self, params: &VcpuParams, stage2: &Stage2) -> Self::Context;
     /// Runs until something happens that the core must know.
     fn run(&self, context: &mut Self::Context, entry: &GuestEntry) -> GuestExit;
+    /// Runs the virtual CPU that `select` finds in `owner` until `handle` returns false for an
+    /// exit. `select` always finds the same one.
+    ///
+    /// The registers of the host need not be put back before the end. [`Self::timers`] counts at
+    /// the end only.
+    fn run_while<T>(
+        &self,
+        owner: &mut T,
+        select: impl Fn(&mut T) -> &mut Self::Context,
+        entry: &GuestEntry,
+        mut handle: impl FnMut(&mut T, GuestExit) -> bool,
+    ) {
+        loop {
+            let exit = self.run(select(owner), entry);
+            if !handle(owner, exit) {
+                return;
+            }
+        }
+    }
     /// Reads general-purpose register `index` (0 to 30; others read as zero).
     fn gpr(&self, context: &Self::Context, index: usize) -> u64;
     /// Writes general-purpose register `index` (0 to 30; others are ignored).

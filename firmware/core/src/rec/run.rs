@@ -171,8 +171,8 @@ fn run_guest<P: Machine>(
         trap_wfi: flags.contains(RecEnterFlags::TRAP_WFI),
         trap_wfe: flags.contains(RecEnterFlags::TRAP_WFE),
     };
-    loop {
-        let flow = match context.platform.run(&mut rec.cpu, &entry) {
+    let handle = |rec: &mut Rec<P::Context>, event: GuestExit| {
+        let flow = match event {
             GuestExit::Call => rsi::handle(context, rec, exit),
             GuestExit::Fault(fault) => handle_fault(context, rec, &fault, exit),
             GuestExit::HostInterrupt => leave(exit, ExitReason::Irq),
@@ -186,10 +186,11 @@ fn run_guest<P: Machine>(
                 leave(exit, ExitReason::Sync)
             }
         };
-        if flow == Flow::Exit {
-            return;
-        }
-    }
+        flow == Flow::Resume
+    };
+    context
+        .platform
+        .run_while(rec, |rec| &mut rec.cpu, &entry, handle);
 }
 
 /// Sets the reason and leaves.

@@ -8,14 +8,18 @@
 // byte of the source is read once.
     .global guarded_copy
 guarded_copy:
-1:  subs    x2, x2, #32
+1:  subs    x2, x2, #64
     b.lo    2f
     ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
+    ldp     x8, x9, [x1], #16
+    ldp     x10, x11, [x1], #16
     stp     x4, x5, [x0], #16
     stp     x6, x7, [x0], #16
+    stp     x8, x9, [x0], #16
+    stp     x10, x11, [x0], #16
     b       1b
-2:  add     x2, x2, #32
+2:  add     x2, x2, #64
 21: subs    x2, x2, #8
     b.lo    22f
     ldr     x4, [x1], #8

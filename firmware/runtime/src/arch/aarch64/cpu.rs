@@ -18,6 +18,10 @@ pub struct Cpu {
     pub running: *mut Context,
     /// Linear index.
     pub index: u64,
+    /// The guest whose registers this CPU has now, or null.
+    pub loaded: *const Context,
+    /// Whether the vector registers are the guest's, too.
+    pub vectors: bool,
     /// Stack for the report of a stack overflow.
     pub emergency: [u64; 256],
     /// State of the host while a guest runs.
@@ -37,6 +41,8 @@ static tsm_cpus: Cpus = Cpus(
         UnsafeCell::new(Cpu {
             running: core::ptr::null_mut(),
             index: 0,
+            loaded: core::ptr::null(),
+            vectors: false,
             emergency: [0; 256],
             host: HostState::ZERO,
         })

@@ -98,8 +98,10 @@ pub struct HostState {
     scalable: [u64; 32 * 32],
     /// P registers and FFR.
     predicates: [u64; 17 * 4],
-    /// ZCR_EL2, which EL3 leaves alone.
+    /// Registers of EL2 that EL3 leaves alone: ZCR_EL2, ICH_HCR_EL2, ICC_SRE_EL2.
     zcr: u64,
+    ich_hcr: u64,
+    icc_sre: u64,
 }
 
 impl HostState {
@@ -111,6 +113,8 @@ impl HostState {
         scalable: [0; 32 * 32],
         predicates: [0; 17 * 4],
         zcr: 0,
+        ich_hcr: 0,
+        icc_sre: 0,
     };
 }
 
@@ -248,6 +252,20 @@ impl Context {
 
     /// Makes the guest take a synchronous external abort.
     pub fn inject_abort(&mut self, fault: &MemoryFault) {
+        self.inject(|state, vbar, sctlr| state.take_abort(fault, vbar, sctlr));
+    }
+
+    /// Makes the guest take an exception. Its registers are in the processor if it is loaded.
+    fn inject(&mut self, take: impl FnOnce(&mut El1Exception, u64, u64)) {
+        let loaded = is_loaded(self);
+        if loaded {
+            self.el1.elr = read_register!("elr_el1");
+            self.el1.spsr = read_register!("spsr_el1");
+            self.el1.esr = read_register!("esr_el1");
+            self.el1.far = read_register!("far_el1");
+            self.el1.vbar = read_register!("vbar_el1");
+            self.el1.sctlr = read_register!("sctlr_el1");
+        }
         let mut state = El1Exception {
             pc: self.pc,
             pstate: self.pstate,
@@ -256,30 +274,21 @@ impl Context {
             esr: self.el1.esr,
             far: self.el1.far,
         };
-        state.take_abort(fault, self.el1.vbar, self.el1.sctlr);
+        take(&mut state, self.el1.vbar, self.el1.sctlr);
         self.pc = state.pc;
         self.pstate = state.pstate;
         self.el1.elr = state.elr;
         self.el1.spsr = state.spsr;
         self.el1.esr = state.esr;
         self.el1.far = state.far;
-    }
-
-    /// Makes the guest, whose registers are loaded, take an undefined instruction.
-    fn inject_undefined(&mut self) {
-        let mut state = El1Exception {
-            pc: self.pc,
-            pstate: self.pstate,
-            ..El1Exception::default()
-        };
-        state.take_undefined(read_register!("vbar_el1"), read_register!("sctlr_el1"));
-        self.pc = state.pc;
-        self.pstate = state.pstate;
-        // SAFETY: the registers of EL1 are the guest's at this moment.
-        unsafe {
-            write_register!("elr_el1", state.elr);
-            write_register!("spsr_el1", state.spsr);
-            write_register!("esr_el1", state.esr);
+        if loaded {
+            // SAFETY: the registers of EL1 are the guest's at this moment.
+            unsafe {
+                write_register!("elr_el1", state.elr);
+                write_register!("spsr_el1", state.spsr);
+                write_register!("esr_el1", state.esr);
+                write_register!("far_el1", state.far);
+            }
         }
     }
 
@@ -307,7 +316,7 @@ impl Context {
                 }
                 self.skip();
             }
-            Answer::Undefined => self.inject_undefined(),
+            Answer::Undefined => self.inject(El1Exception::take_undefined),
         }
     }
 }
@@ -339,45 +348,103 @@ fn scalable() -> (bool, bool) {
     (sve, sme)
 }
 
-/// Runs a guest until something happens that the core must know.
-pub fn run(context: &mut Context, entry: &GuestEntry) -> GuestExit {
-    let cpu = cpu::this();
-    let keys = has_keys();
-    // SAFETY: `cpu` is the data of this CPU. The host's registers are saved before the guest's are
-    // loaded, and every register that is changed below is put back after the loop; registers of
-    // EL2 are this world's own.
-    unsafe {
-        let host = &raw mut (*cpu).host;
-        let ich_hcr = read_register!("ich_hcr_el2");
-        let sre = read_register!("icc_sre_el2");
-        el1_save(&raw mut (*host).el1);
-        if keys {
-            keys_save(&raw mut (*host).keys);
+/// Runs the guest that `select` finds in `owner` until `handle` returns false for an exit. The
+/// host's registers are put back at the end, not in between. Does nothing inside `handle`.
+pub fn run_while<T>(
+    owner: &mut T,
+    select: impl Fn(&mut T) -> &mut Context,
+    entry: &GuestEntry,
+    mut handle: impl FnMut(&mut T, GuestExit) -> bool,
+) {
+    if !load(select(owner), entry) {
+        return;
+    }
+    // Another context than the loaded one would run with the wrong registers.
+    while let Some(exit) = next_exit(select(owner)) {
+        if !handle(owner, exit) {
+            break;
         }
+    }
+    unload(select(owner));
+}
+
+/// Returns whether the registers of this CPU are those of `context`.
+fn is_loaded(context: &Context) -> bool {
+    // SAFETY: only this CPU writes its field.
+    core::ptr::eq(unsafe { (*cpu::this()).loaded }, context)
+}
+
+/// Puts the host's registers away and loads the guest's, unless a guest's are loaded already.
+fn load(context: &mut Context, entry: &GuestEntry) -> bool {
+    let cpu = cpu::this();
+    // SAFETY: `cpu` is the data of this CPU. Its host area is free while no guest is loaded, and
+    // the host's registers are saved there before any of them is changed.
+    unsafe {
+        if !(*cpu).loaded.is_null() {
+            return false;
+        }
+        (*cpu).loaded = context;
+        let host = &raw mut (*cpu).host;
+        (*host).ich_hcr = read_register!("ich_hcr_el2");
+        (*host).icc_sre = read_register!("icc_sre_el2");
+        el1_save(&raw mut (*host).el1);
         configure(context, entry);
         el1_load(&raw const context.el1);
-        if keys {
+        if has_keys() {
+            keys_save(&raw mut (*host).keys);
             keys_load(&raw const context.keys);
         }
-        let mut vectors = false;
-        let exit = loop {
+    }
+    true
+}
+
+/// Runs the loaded guest to its next exit, or returns `None` if another one is loaded.
+fn next_exit(context: &mut Context) -> Option<GuestExit> {
+    if !is_loaded(context) {
+        return None;
+    }
+    let cpu = cpu::this();
+    // SAFETY: the registers below EL2 are the guest's. Maintenance since the last exit may have
+    // selected another translation.
+    unsafe {
+        write_register!("vttbr_el2", context.vttbr);
+        loop {
             let kind = guest_enter(context, cpu);
-            if let Some(exit) = classify(context, kind, host, &mut vectors) {
-                break exit;
+            if let Some(exit) = classify(context, kind, cpu) {
+                return Some(exit);
             }
-        };
-        el1_save(&raw mut context.el1);
+        }
+    }
+}
+
+/// Saves the guest's registers and puts the host's back.
+fn unload(context: &mut Context) {
+    let cpu = cpu::this();
+    // SAFETY: `load` has filled the host area. If `context` is not the guest that is loaded, that
+    // guest's registers are dropped.
+    unsafe {
+        let host = &raw mut (*cpu).host;
+        let mine = is_loaded(context);
+        if mine {
+            el1_save(&raw mut context.el1);
+        }
         el1_load(&raw const (*host).el1);
-        if keys {
-            keys_save(&raw mut context.keys);
+        if has_keys() {
+            if mine {
+                keys_save(&raw mut context.keys);
+            }
             keys_load(&raw const (*host).keys);
         }
-        if vectors {
-            unload_vectors(context, host);
+        if (*cpu).vectors {
+            if mine {
+                vectors_save(&raw mut context.vectors);
+            }
+            unload_vectors(host);
+            (*cpu).vectors = false;
         }
-        write_register!("ich_hcr_el2", ich_hcr);
-        write_register!("icc_sre_el2", sre);
-        exit
+        write_register!("ich_hcr_el2", (*host).ich_hcr);
+        write_register!("icc_sre_el2", (*host).icc_sre);
+        (*cpu).loaded = core::ptr::null();
     }
 }
 
@@ -424,13 +491,8 @@ fn fired(control: u64, compare: u64, now: u64) -> bool {
 ///
 /// # Safety
 ///
-/// The guest of `context` has just left; `host` is where the host's state is.
-unsafe fn classify(
-    context: &mut Context,
-    kind: u64,
-    host: *mut HostState,
-    vectors: &mut bool,
-) -> Option<GuestExit> {
+/// The guest of `context` has just left; `cpu` is the data of this CPU.
+unsafe fn classify(context: &mut Context, kind: u64, cpu: *mut Cpu) -> Option<GuestExit> {
     match kind {
         EXIT_SYNCHRONOUS => {}
         EXIT_IRQ => return Some(GuestExit::HostInterrupt),
@@ -450,12 +512,12 @@ unsafe fn classify(
         }
         Cause::Protection => return Some(GuestExit::SystemError(syndrome())),
         // SAFETY: the caller promises it.
-        Cause::Vectors if !*vectors && !scalable().1 => unsafe {
-            load_vectors(context, host);
-            *vectors = true;
+        Cause::Vectors if unsafe { !(*cpu).vectors } && !scalable().1 => unsafe {
+            load_vectors(context, &raw mut (*cpu).host);
+            (*cpu).vectors = true;
         },
         Cause::Register(access) => context.emulate(&access),
-        Cause::Vectors | Cause::Undefined => context.inject_undefined(),
+        Cause::Vectors | Cause::Undefined => context.inject(El1Exception::take_undefined),
     }
     None
 }
@@ -498,15 +560,14 @@ unsafe fn load_vectors(context: &Context, host: *mut HostState) {
     }
 }
 
-/// Saves the guest's vector registers and puts the host's back.
+/// Puts the host's vector registers back.
 ///
 /// # Safety
 ///
-/// `load_vectors` was called with the same arguments.
-unsafe fn unload_vectors(context: &mut Context, host: *mut HostState) {
+/// `load_vectors` was called with the same `host`.
+unsafe fn unload_vectors(host: *mut HostState) {
     // SAFETY: the caller promises it.
     unsafe {
-        vectors_save(&raw mut context.vectors);
         vectors_load(&raw const (*host).vectors);
         if scalable().0 {
             write_register!("cptr_el2", CPTR & !CPTR_SVE);

@@ -16,7 +16,7 @@ use core::arch::{asm, global_asm};
 
 pub use super::trap::{conceal, missing_memory};
 pub use cpu::index as cpu_index;
-pub use guest::{Context, new_context, run};
+pub use guest::{Context, new_context, run_while};
 pub use monitor::{console_write, key_go, key_program, key_stop, set_owner};
 pub use random::fill as random_fill;
 pub use translation::{invalidate_all, invalidate_range};
