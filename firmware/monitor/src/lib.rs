@@ -24,6 +24,7 @@ pub mod manifest;
 mod monitor;
 pub mod psci;
 pub mod services;
+pub mod token;
 
 pub use access::Mediation;
 pub use attestation::AttestationKey;
