@@ -216,6 +216,12 @@ impl Cpu {
         }
     }
 
+    /// Makes `world` the one to go on with, and returns its context.
+    pub fn resume(&mut self, world: World) -> &mut Context {
+        self.current = world;
+        self.context()
+    }
+
     /// Returns the context of the world that was left for the monitor.
     pub fn context(&mut self) -> &mut Context {
         match self.current {

@@ -16,7 +16,7 @@ pub const SMCCC_VERSION_1_2: u64 = 0x0001_0002;
 /// Version of the FIRME services: 1.0.
 pub const FIRME_VERSION_1_0: u64 = 1 << 16;
 /// Bit of a function id that says that the caller has no live SVE state.
-pub const SVE_HINT: u64 = 1 << 16;
+pub const SVE_HINT: u32 = 1 << 16;
 
 /// What this monitor offers beyond the interface.
 pub const FEATURES: el3::Features = el3::Features::all();

@@ -4,58 +4,50 @@
 //! Calls of the host: forwarding to R-EL2, PSCI, SMCCC.
 
 use super::{FUNCTION, Monitor, set_first};
-use crate::context::{Cpu, Pending, World};
+use crate::context::{Context, Cpu, Pending, World};
 use crate::machine::{Board, Event, Processor};
 use crate::psci::{self, Power, Start, Status};
 use crate::services::{self, UNKNOWN};
 
 impl<B: Board, P: Processor> Monitor<B, P> {
-    pub(super) fn host_call(&self, cpu: &mut Cpu) -> World {
-        let function = cpu.host.x[0] & (FUNCTION & !services::SVE_HINT);
+    pub(super) fn host_call<'a>(&self, cpu: &'a mut Cpu) -> &'a mut Context {
+        let function = u64::from(cpu.host.x[0] as u32 & !services::SVE_HINT);
         if !services::is_rmi(function) {
             return self.host_service(cpu, function);
         }
         if !self.realm_is_up() {
             cpu.host.x[0] = UNKNOWN;
-            return World::NonSecure;
+            return &mut cpu.host;
         }
         let [_, a, b, c, d, e, f, g, ..] = cpu.host.x;
         set_first(&mut cpu.realm, [function, a, b, c, d, e, f, g]);
         cpu.pending = Pending::Call;
-        World::Realm
-    }
-
-    fn host_service(&self, cpu: &mut Cpu, function: u64) -> World {
-        if psci::in_range(function as u32) {
-            return self.power_service(cpu, function as u32);
-        }
-        let feature = cpu.host.x[1] & FUNCTION;
-        cpu.host.x[0] = match function {
-            services::SMCCC_VERSION => services::SMCCC_VERSION_1_2,
-            services::SMCCC_ARCH_FEATURES
-                if matches!(
-                    feature,
-                    services::SMCCC_VERSION | services::SMCCC_ARCH_FEATURES
-                ) =>
-            {
-                0
-            }
-            _ => UNKNOWN,
-        };
-        World::NonSecure
+        cpu.resume(World::Realm)
     }
 
     #[inline(never)]
-    fn power_service(&self, cpu: &mut Cpu, function: u32) -> World {
+    fn host_service<'a>(&self, cpu: &'a mut Cpu, function: u64) -> &'a mut Context {
         let [_, a, b, c, ..] = cpu.host.x;
-        cpu.host.x[0] = match psci::decode(function, [a, b, c]) {
-            Some(call) => self.power_call(cpu, call),
-            None => UNKNOWN,
+        let answer = match function {
+            services::SMCCC_VERSION => services::SMCCC_VERSION_1_2,
+            services::SMCCC_ARCH_FEATURES => match a & FUNCTION {
+                services::SMCCC_VERSION | services::SMCCC_ARCH_FEATURES => 0,
+                _ => UNKNOWN,
+            },
+            _ if psci::in_range(function as u32) => {
+                match psci::decode(function as u32, [a, b, c]) {
+                    Some(call) => self.power_call(cpu.index, call),
+                    None => UNKNOWN,
+                }
+            }
+            _ => UNKNOWN,
         };
-        World::NonSecure
+        cpu.host.x[0] = answer;
+        &mut cpu.host
     }
 
-    fn power_call(&self, cpu: &Cpu, call: psci::Call) -> u64 {
+    #[inline(never)]
+    fn power_call(&self, index: usize, call: psci::Call) -> u64 {
         match call {
             psci::Call::Version => psci::VERSION,
             psci::Call::Features(function) => psci::features(function).code(),
@@ -65,7 +57,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
                 context,
             } => self.start(target, Start { entry, context }).code(),
             psci::Call::CpuOff => {
-                if let Some(power) = self.power.get(cpu.index) {
+                if let Some(power) = self.power.get(index) {
                     power.set_off();
                 }
                 self.board.park()

@@ -129,9 +129,10 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         true
     }
 
-    /// Returns whether R-EL2 may be entered.
+    /// Returns whether R-EL2 may be entered. Nothing else is read by this: a processor that enters
+    /// R-EL2 has booted it itself.
     fn realm_is_up(&self) -> bool {
-        self.realm.load(Ordering::Acquire) == REALM_UP
+        self.realm.load(Ordering::Relaxed) == REALM_UP
     }
 
     fn prepare_host(&self, cpu: &mut Cpu, start: Start) {
@@ -163,32 +164,28 @@ impl<B: Board, P: Processor> Monitor<B, P> {
     /// Handles a synchronous exception of the world `cpu.current`, and returns the context to go on
     /// with, whose world is `cpu.current` then.
     pub fn exception<'a>(&self, cpu: &'a mut Cpu, esr: u64) -> &'a mut Context {
-        // Calls first: they are the path whose length counts.
+        // Calls that only change worlds come first and call nothing: their length counts.
         let class = esr >> 26 & 0x3f;
-        let next = if class != CLASS_SMC64 {
-            self.other_exception(cpu, esr, class)
-        } else if cpu.current == World::NonSecure {
-            self.host_call(cpu)
-        } else {
-            self.realm_call(cpu)
-        };
-        cpu.current = next;
-        match next {
-            World::NonSecure => &mut cpu.host,
-            World::Realm => &mut cpu.realm,
+        if class != CLASS_SMC64 {
+            return self.other_exception(cpu, esr, class);
+        }
+        match cpu.current {
+            World::NonSecure => self.host_call(cpu),
+            World::Realm => self.realm_call(cpu),
         }
     }
 
     #[inline(never)]
-    fn other_exception(&self, cpu: &mut Cpu, esr: u64, class: u64) -> World {
-        match class {
+    fn other_exception<'a>(&self, cpu: &'a mut Cpu, esr: u64, class: u64) -> &'a mut Context {
+        let next = match class {
             CLASS_SMC32 => {
                 cpu.context().x[0] = UNKNOWN;
                 cpu.current
             }
             GpcSyndrome::CLASS => self.granule_fault(cpu, GpcSyndrome(esr)),
             _ => self.raise(cpu, esr, Cause::Undefined),
-        }
+        };
+        cpu.resume(next)
     }
 }
 

@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 
 use super::{FUNCTION, Monitor, REALM_DOWN, REALM_FAILED, REALM_UP, set_first};
 use crate::attestation::AttestationKey;
-use crate::context::{Cpu, Pending, World};
+use crate::context::{Context, Cpu, Pending, World};
 use crate::gpt::{GPCCR, GRANULE, Gpi, GptError};
 use crate::keys::{self, KeyError, Slot};
 use crate::machine::{Board, Event, Processor};
@@ -20,39 +20,44 @@ use crate::services::{self, UNKNOWN};
 const RANGE_LIMIT: u64 = 8192;
 
 impl<B: Board, P: Processor> Monitor<B, P> {
-    pub(super) fn realm_call(&self, cpu: &mut Cpu) -> World {
-        if cpu.realm.x[0] & FUNCTION != el3::REQUEST_COMPLETE {
-            return self.realm_service(cpu);
+    pub(super) fn realm_call<'a>(&self, cpu: &'a mut Cpu) -> &'a mut Context {
+        let answers = cpu.realm.x[0] & FUNCTION == el3::REQUEST_COMPLETE;
+        if !answers || cpu.pending != Pending::Call {
+            return self.other_realm_call(cpu);
         }
-        match cpu.pending {
-            Pending::Call => {
-                let [_, a, b, c, d, e, f, g, h, ..] = cpu.realm.x;
-                set_first(&mut cpu.host, [a, b, c, d, e, f, g, h]);
-                cpu.pending = Pending::Idle;
-                World::NonSecure
-            }
-            Pending::Access => self.access_answered(cpu),
-            Pending::Boot | Pending::Idle => {
-                cpu.realm.x[0] = UNKNOWN;
-                World::Realm
-            }
-        }
+        let [_, a, b, c, d, e, f, g, h, ..] = cpu.realm.x;
+        set_first(&mut cpu.host, [a, b, c, d, e, f, g, h]);
+        cpu.pending = Pending::Idle;
+        cpu.resume(World::NonSecure)
     }
 
     #[inline(never)]
-    fn realm_service(&self, cpu: &mut Cpu) -> World {
-        let [x0, a, b, c, ..] = cpu.realm.x;
-        if x0 & FUNCTION == el3::BOOT_COMPLETE {
-            return self.boot_complete(cpu, a, b);
-        }
-        let x = &mut cpu.realm.x;
+    fn other_realm_call<'a>(&self, cpu: &'a mut Cpu) -> &'a mut Context {
+        let next = match cpu.realm.x[0] & FUNCTION {
+            el3::REQUEST_COMPLETE if cpu.pending == Pending::Access => self.access_answered(cpu),
+            el3::BOOT_COMPLETE if cpu.pending == Pending::Boot => self.boot_complete(cpu),
+            el3::REQUEST_COMPLETE | el3::BOOT_COMPLETE => {
+                cpu.realm.x[0] = UNKNOWN;
+                World::Realm
+            }
+            _ => {
+                self.realm_service(&mut cpu.realm.x);
+                World::Realm
+            }
+        };
+        cpu.resume(next)
+    }
+
+    fn realm_service(&self, x: &mut [u64; 31]) {
+        let [x0, a, b, c, ..] = *x;
         match x0 & FUNCTION {
             el3::GTSI_DELEGATE => x[0] = self.transition(a, Gpi::NonSecure, Gpi::Realm).word(),
             el3::GTSI_UNDELEGATE => x[0] = self.transition(a, Gpi::Realm, Gpi::NonSecure).word(),
             el3::GET_REALM_ATTEST_KEY => [x[0], x[1]] = self.attestation_key(a, b, c),
             el3::EL3_FEATURES => {
                 // Register 0 has one bit, token signing in the monitor, and it is not offered.
-                [x[0], x[1]] = [if a == 0 { Status::Ok } else { Status::Invalid } as u64, 0];
+                let status = if a == 0 { Status::Ok } else { Status::Invalid };
+                [x[0], x[1]] = [status.word(), 0];
             }
             el3::RP_IDE_KEY_PROG | el3::RP_IDE_KEY_SET_GO | el3::RP_IDE_KEY_SET_STOP => {
                 let status = self.key_call(x);
@@ -80,14 +85,10 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             // this machine has no key that anybody knows. RP_IDE_KM_POLL: nothing is ever pending.
             _ => x[0] = Status::Unknown.word(),
         }
-        World::Realm
     }
 
-    fn boot_complete(&self, cpu: &mut Cpu, status: u64, token: u64) -> World {
-        if cpu.pending != Pending::Boot {
-            cpu.realm.x[0] = UNKNOWN;
-            return World::Realm;
-        }
+    fn boot_complete(&self, cpu: &mut Cpu) -> World {
+        let [_, status, token, ..] = cpu.realm.x;
         cpu.pending = Pending::Idle;
         let ok = status as u32 == 0;
         if ok {
@@ -95,9 +96,9 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             let (down, up) = (REALM_DOWN, REALM_UP);
             let _was = self
                 .realm
-                .compare_exchange(down, up, Ordering::Release, Ordering::Relaxed);
+                .compare_exchange(down, up, Ordering::Relaxed, Ordering::Relaxed);
         } else {
-            self.realm.store(REALM_FAILED, Ordering::Release);
+            self.realm.store(REALM_FAILED, Ordering::Relaxed);
         }
         if ok {
             cpu.activation_token = token;
