@@ -107,6 +107,45 @@ fn one_virtual_cpu_switches_another_on_and_off() {
 }
 
 #[test]
+fn a_guest_switches_no_virtual_cpu_of_another_realm_on() {
+    let host = Host::activated();
+    let realm = host.new_realm();
+    let victim = host.new_realm();
+    let rec = host.delegated();
+    let mut params = RecParams::new_zeroed();
+    params.mpidr = 1.into();
+    let params = host.page_with(params.as_bytes());
+    let create = |rd| success(host.call(Call::RecCreate { rd, rec, params }));
+    create(realm.rd);
+    for rd in [realm.rd, victim.rd] {
+        if rd == victim.rd {
+            // The granule that the first realm knows as its virtual CPU 1 changes hands.
+            success(host.call(Call::RecDestroy { rec }));
+            create(victim.rd);
+        }
+        success(host.call(Call::RealmActivate { rd }));
+    }
+    host.fake.script().call(&[0xc400_0003, 1, 0x2000, 7]);
+    assert_eq!(host.enter(&realm).exit_reason.get(), EXIT_PSCI);
+    let complete = |status| {
+        host.status(Call::PsciComplete {
+            calling_rec: realm.rec,
+            target_rec: rec,
+            status,
+        })
+    };
+    assert_eq!(complete(0), RmiStatus::INPUT);
+    assert_eq!(complete(u64::MAX - 2), RmiStatus::INPUT);
+    let taken = Realm {
+        rec,
+        run: host.pages(1),
+        ..victim
+    };
+    let refused = host.enter_with(&taken, &RecEnter::new_zeroed());
+    assert_eq!(refused.err().unwrap(), RmiStatus::REC, "still off");
+}
+
+#[test]
 fn a_realm_that_runs_is_not_terminated() {
     let host = std::sync::Arc::new(Host::activated());
     let realm = host.realm();

@@ -198,7 +198,8 @@ pub(crate) fn complete<P: Machine>(
         if !is_named || !denied && status != SUCCESS {
             return Err(Error::Input);
         }
-        carry_out(context, &other, &realm.stage2, call, denied)
+        let own = (realm_guard.granule(), &realm.stage2);
+        carry_out(context, &other, own, call, denied)
     })?;
     context.with(caller.granule(), |rec: &mut Rec<P::Context>| {
         rec.pending = Pending::None;
@@ -226,7 +227,7 @@ fn pending_call<P: Machine>(
 fn carry_out<P: Machine>(
     context: &Context<'_, P>,
     target: &Guard<'_>,
-    stage2: &Stage2,
+    (realm, stage2): (Granule, &Stage2),
     call: PowerCall,
     denied: bool,
 ) -> Result<u64> {
@@ -239,6 +240,10 @@ fn carry_out<P: Machine>(
         return Ok(on);
     }
     context.with(target.granule(), |rec: &mut Rec<P::Context>| {
+        // The granule may have been destroyed and be another realm's by now.
+        if rec.realm != realm {
+            return Err(Error::Input);
+        }
         if rec.runnable {
             return Ok(on);
         }
