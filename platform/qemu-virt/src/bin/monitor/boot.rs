@@ -24,8 +24,8 @@ use crate::{gic, log, pci};
 /// The monitor of this machine.
 pub static MONITOR: Monitor<QemuVirt, El3> = Monitor::new(QemuVirt::new(), PROCESSOR);
 
-/// Level 1 tables that fit into SRAM beside everything else: DRAM up to 108 GiB can be delegated.
-const TABLES: usize = 110;
+/// Level 1 tables that fit into SRAM beside everything else: DRAM up to 104 GiB can be delegated.
+const TABLES: usize = 106;
 static LEVEL0: Level0 = Level0::new();
 // Not zeroed at boot: a table is filled when it is taken.
 #[unsafe(link_section = ".bss.tables")]

@@ -14,9 +14,10 @@ use tsm_monitor::{Cpu, MAX_PROCESSORS};
 
 use crate::translation;
 
-/// Bytes of SRAM for one processor, as the linker script has it.
-const BLOCK: usize = 0x4000;
-/// Where in a block the [`Cpu`] lies; the stack is below.
+/// Bytes of SRAM for one processor, as the linker script has it. The first page is a guard: it is not
+/// mapped, so that a stack that is too deep faults.
+pub const BLOCK: usize = 0x1_0000;
+/// Where in a block the [`Cpu`] lies; the stack is between the guard and it.
 const CPU: usize = BLOCK - 0x1000;
 const _: () = assert!(size_of::<Cpu>() <= BLOCK - CPU && CPU.is_multiple_of(align_of::<Cpu>()));
 

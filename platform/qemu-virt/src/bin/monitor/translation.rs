@@ -8,12 +8,16 @@
 //!
 //! | virtual address | what | accesses are |
 //! |---|---|---|
-//! | first GiB | 2 MiB of flash (read-only, all that can execute), SRAM, interrupt controller, the devices from 0x0900_0000, the key configuration unit, each at its physical address | Root |
+//! | first GiB | 2 MiB of flash (read-only, all that can execute), SRAM (its end page by page, with guards below the stacks), interrupt controller, the devices from 0x0900_0000, the key configuration unit, each at its physical address | Root |
 //! | [`ECAM_WINDOW`] | configuration space | Realm |
 //! | [`SHARED_WINDOW`] | the 2 MiB that end with the page shared with R-EL2 | Realm |
 //! | [`HOST_WINDOW`] and up | DRAM below 256 GiB, at this offset | non-secure |
 
 use core::arch::global_asm;
+
+use tsm_monitor::MAX_PROCESSORS;
+
+use crate::reset;
 
 /// Where configuration space is: 256 MiB.
 pub const ECAM_WINDOW: u64 = 0x4000_0000;
@@ -26,6 +30,8 @@ pub const HOST_WINDOW: u64 = 1 << HOST_BITS;
 /// Width of the physical addresses that the host window shows.
 pub const HOST_BITS: u32 = 38;
 
+/// The last 2 MiB of SRAM, which hold the processors' blocks, as the linker script has it.
+const PROCESSORS: u64 = 0x0ee0_0000;
 /// 4 KiB granules, 39-bit addresses, inner shareable write-back walks, 40-bit physical addresses; bits
 /// 23 and 31 are RES1.
 pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 23 | 1 << 31;
@@ -36,6 +42,8 @@ pub const SCTLR: u64 = 0x30c5_0830 | 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 12
 
 /// Block descriptor, accessed; bit 6 is RES1 in this regime.
 const BLOCK: u64 = 1 | 1 << 6 | 1 << 10;
+/// What makes it a page descriptor.
+const PAGE: u64 = 1 << 1;
 const MEMORY: u64 = BLOCK | 1 << 2 | 3 << 8;
 const READ_ONLY: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 54;
@@ -66,10 +74,23 @@ root_gib0:
     nothing 0x00200000, 0x08000000
     blocks  0x08000000, 0x09200000, {device}
     nothing 0x09200000, 0x0e000000
-    blocks  0x0e000000, 0x0f000000, {data}
+    blocks  0x0e000000, {processors}, {data}
+    .quad   processors + 3
     nothing 0x0f000000, 0x3e000000
     blocks  0x3e000000, 0x3e200000, {device}
     nothing 0x3e200000, 0x40000000
+
+processors:
+    .set    physical, {processors}
+    .rept   {count}
+    .quad   0
+    .rept   {pages} - 1
+    .set    physical, physical + 0x1000
+    .quad   physical + {page}
+    .endr
+    .set    physical, physical + 0x1000
+    .endr
+    .fill   512 - {count} * {pages}, 8, 0
 
 realm_gib:
     blocks  0x4010000000, 0x4020000000, {ecam}
@@ -91,6 +112,10 @@ translation_root:
 "#,
     code = const MEMORY | READ_ONLY | ROOT,
     data = const MEMORY | NO_EXECUTE | ROOT,
+    processors = const PROCESSORS,
+    count = const MAX_PROCESSORS,
+    pages = const reset::BLOCK / 0x1000,
+    page = const PAGE | MEMORY | NO_EXECUTE | ROOT,
     device = const BLOCK | NO_EXECUTE | ROOT,
     host = const MEMORY | NO_EXECUTE | NON_SECURE,
     shared = const SHARED,
