@@ -1,0 +1,156 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Devices, their session and their stream.
+
+use tsm_abi::RmiStatus;
+use tsm_abi::rmi::{
+    Call, HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PdevStreamParams, PublicKeyParams,
+    SignatureAlgorithm, StreamType,
+};
+use tsm_devices::KEYS_PER_STREAM;
+use tsm_platform::Rid;
+use tsm_platform_fake::{ENDPOINT, ROOT_PORT, success};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::{Pumped, Rig, STREAM, slot};
+
+impl Rig {
+    pub fn pdev_params(category: PdevCategory, rid: Rid) -> PdevParams {
+        let mut params = PdevParams::new_zeroed();
+        params.flags = PdevFlags::SPDM.with_category(category).bits().into();
+        params.pdev_id = u64::from(rid.0).into();
+        params.rid_base = u32::from(rid.0).into();
+        params.rid_top = (u32::from(rid.0) + 1).into();
+        params.hash_algo = HashAlgorithm::Sha384 as u8;
+        params
+    }
+
+    /// Creates a device object in a new granule.
+    pub fn create_device(&self, params: &PdevParams) -> Result<u64, RmiStatus> {
+        let pdev = self.host.delegated();
+        let params = self.host.page_with(params.as_bytes());
+        match self.host.status(Call::PdevCreate { pdev, params }) {
+            RmiStatus::SUCCESS => Ok(pdev),
+            status => {
+                self.host.undelegate(pdev, 1);
+                Err(status)
+            }
+        }
+    }
+
+    /// Creates both ends of the link and opens the root port.
+    pub fn create_ends(&mut self) {
+        let port = Self::pdev_params(PdevCategory::RootPort, ROOT_PORT);
+        self.port = self.create_device(&port).unwrap();
+        assert_eq!(self.pump_device(self.port), Pumped::Done);
+        assert_eq!(self.device_state(self.port), 3);
+        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+        self.device = self.create_device(&device).unwrap();
+    }
+
+    /// Returns the public key of the last certificate that the host has kept.
+    pub fn device_key(&self) -> Vec<u8> {
+        let chain = &self.objects[&1];
+        let start = chain
+            .windows(4)
+            .rposition(|window| window == [0x03, 0x62, 0x00, 0x04])
+            .expect("a P-384 key");
+        chain[start + 3..][..97].to_vec()
+    }
+
+    pub fn set_key(&self, key: &[u8]) -> RmiStatus {
+        let mut params = PublicKeyParams::new_zeroed();
+        params.key[..key.len()].copy_from_slice(key);
+        params.key_len = u64::try_from(key.len()).unwrap().into();
+        params.algo = SignatureAlgorithm::EcdsaP384 as u8;
+        let params = self.host.page_with(params.as_bytes());
+        self.host.status(Call::PdevSetPubkey {
+            pdev: self.device,
+            params,
+        })
+    }
+
+    /// Opens the session.
+    pub fn open_session(&mut self) {
+        assert_eq!(self.pump_device(self.device), Pumped::Done);
+        assert_eq!(self.device_state(self.device), 1);
+        let key = self.device_key();
+        assert_eq!(self.set_key(&key), RmiStatus::SUCCESS);
+        assert_eq!(self.pump_device(self.device), Pumped::Done);
+        assert_eq!(self.device_state(self.device), 3);
+    }
+
+    pub fn ask_for_stream(&mut self) {
+        let mut params = PdevStreamParams::new_zeroed();
+        params.stream_type = StreamType::NonCoherent.word().into();
+        params.pdev_1 = self.device.into();
+        params.pdev_2 = self.port.into();
+        params.ide_sid = u64::from(STREAM).into();
+        let params = self.host.page_with(params.as_bytes());
+        [self.handle, ..] = success(self.host.call(Call::PdevStreamConnect { params }));
+    }
+
+    /// Pumps a stream operation on both ends until it can be completed.
+    pub fn pump_stream(&mut self) {
+        assert_eq!(self.pump_device(self.port), Pumped::Wait);
+        assert_eq!(self.pump_device(self.device), Pumped::Wait);
+        assert_eq!(self.pump_device(self.port), Pumped::Done);
+        assert_eq!(self.pump_device(self.device), Pumped::Done);
+        assert_eq!(self.complete_stream(), RmiStatus::SUCCESS);
+    }
+
+    pub fn complete_stream(&self) -> RmiStatus {
+        let (pdev_1, pdev_2) = (self.device, self.port);
+        self.host.status(Call::PdevStreamComplete {
+            pdev_1,
+            pdev_2,
+            handle: self.handle,
+        })
+    }
+
+    pub fn disconnect_stream(&self) -> RmiStatus {
+        let (pdev_1, pdev_2) = (self.device, self.port);
+        self.host.status(Call::PdevStreamDisconnect {
+            pdev_1,
+            pdev_2,
+            handle: self.handle,
+        })
+    }
+
+    pub fn refresh_keys(&self) -> RmiStatus {
+        let (pdev_1, pdev_2) = (self.device, self.port);
+        self.host.status(Call::PdevStreamKeyRefresh {
+            pdev_1,
+            pdev_2,
+            handle: self.handle,
+        })
+    }
+
+    pub fn connect(&mut self) {
+        self.create_ends();
+        self.open_session();
+        self.ask_for_stream();
+        self.pump_stream();
+        self.refresh();
+        assert!(self.is_secure());
+    }
+
+    /// Returns whether test packets pass under the keys of both ends.
+    pub fn is_secure(&self) -> bool {
+        let wires = self.shared.0.lock().unwrap();
+        wires.secure.get(&STREAM).copied().unwrap_or(false)
+    }
+
+    /// Returns the keys that the root port holds.
+    pub fn keys(&self) -> Vec<[u8; 32]> {
+        let slots = (0..KEYS_PER_STREAM).map(|index| slot(STREAM, index));
+        let keys = slots.filter_map(|slot| self.host.fake.key(ROOT_PORT, slot).key);
+        keys.map(|(key, _)| key).collect()
+    }
+
+    /// Returns how many keys the root port holds.
+    pub fn root_port_keys(&self) -> usize {
+        self.keys().len()
+    }
+}
