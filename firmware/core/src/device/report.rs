@@ -431,7 +431,8 @@ mod tests {
 
     #[test]
     fn malformed_reports_are_refused() {
-        let cases: [(&[(u64, u32, u16)], &str); 4] = [
+        type Range = (u64, u32, u16);
+        let cases: [(&[Range], &str); 4] = [
             (&[(0x10000, 0, 0)], "no pages"),
             (&[(0x10000, 4, 0), (0x10003, 1, 0)], "overlap"),
             (&[(u64::MAX, 2, 0)], "wraps"),
