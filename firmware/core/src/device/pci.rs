@@ -433,20 +433,28 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
     pub fn answers_in(&self, span: Span, known: &mut KnownSizes) -> bool {
         self.decodes_memory()
             && self.any_region(|offset, base, wide, bits| {
-                if base >= span.1 {
-                    return false;
-                }
                 let largest = if base == 0 {
                     u64::MAX
                 } else {
                     base & base.wrapping_neg()
                 };
-                if base.saturating_add(largest) <= span.0 {
+                let is_near = base < span.1 && base.saturating_add(largest) > span.0;
+                if !is_near && !self.moves(offset, wide) {
                     return false;
                 }
                 let size = self.size(known, offset, wide, bits);
-                size != 0 && base.saturating_add(size) > span.0
+                let base = base & size.wrapping_neg();
+                size != 0 && overlap((base, base.saturating_add(size)), span)
             })
+    }
+
+    /// Returns whether the region behind the register at `offset` is supposed to move. Then its
+    /// address is what the host writes; hardware will drop the bits below the region's size.
+    fn moves(&self, offset: u16, wide: bool) -> bool {
+        self.supposed.is_some_and(|(at, value)| {
+            let is_its_own = at == offset || wide && at == offset.saturating_add(4);
+            is_its_own && value != self.platform.config_read(self.rid, at, 4)
+        })
     }
 
     /// Probes the size of each region behind a base address register. A device that is locked falls
