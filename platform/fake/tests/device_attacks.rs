@@ -9,7 +9,7 @@ use rig::{DATA_IPA, DEVICE_IPA, PAGE, PRIVATE_PAGES, Pumped, Rig};
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{AddressRange, Call, PdevCategory};
 use tsm_platform::Rid;
-use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, ROOT_PORT, success};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, MMIO_TOP, ROOT_PORT, Realm, success};
 
 const ERROR: u64 = 4;
 /// Guest statuses.
@@ -33,6 +33,26 @@ fn the_host_does_not_reach_the_guests_device() {
         "that stays the host's"
     );
     assert_eq!(rig.dma(ENDPOINT_BAR), None);
+}
+
+#[test]
+fn what_the_platform_keeps_is_not_shared_with_a_guest_that_has_a_device() {
+    let rig = Rig::new();
+    let kept = MMIO_TOP - 0x10_0000;
+    for (page, status) in [
+        (kept, RmiStatus::INPUT),
+        (MMIO_TOP - PAGE, RmiStatus::INPUT),
+        (rig.host.pages(1), RmiStatus::SUCCESS),
+    ] {
+        let map = Call::RttUnprotMap {
+            rd: rig.realm.rd,
+            base: Realm::SHARED + 8 * PAGE,
+            top: Realm::SHARED + 9 * PAGE,
+            flags: Host::shared_flags(),
+            oaddr: Host::shared_range(page),
+        };
+        assert_eq!(rig.host.status(map), status, "{page:#x}");
+    }
 }
 
 #[test]

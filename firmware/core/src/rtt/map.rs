@@ -5,7 +5,7 @@
 
 use tsm_abi::rmi::{MEASURE_CONTENT, MapFlags};
 use tsm_iommu::stage2::{SharedAttributes, SharedMemory};
-use tsm_platform::HostPa;
+use tsm_platform::{GranuleRange, HostPa};
 
 use super::list::{Block, Blocks, Output};
 use super::{
@@ -188,8 +188,15 @@ impl<P: Machine> Mapping<P> for SharedMapping {
 /// Keeps the host from delegating granules that a realm's devices can reach as shared memory.
 ///
 /// CPU accesses are checked against the granule's owner by hardware. An IOMMU need not do that, so
-/// a device of a realm could follow a stale shared entry into memory that is private to another.
+/// a device of a realm could follow a stale shared entry into memory that is private to another. For
+/// the same reason it must not be led to MMIO that the platform keeps.
 fn hold_shared<P: Machine>(context: &Context<'_, P>, pa: u64, bytes: u64) -> Result<()> {
+    let top = pa.checked_add(bytes).ok_or(Error::Input)?;
+    let range = GranuleRange::new(pa, top).ok_or(Error::Input)?;
+    let kept = context.platform.reserved_mmio();
+    if kept.iter().any(|kept| kept.overlaps(range)) {
+        return Err(Error::Input);
+    }
     let table = &context.tsm.granules;
     for address in granules(pa, bytes) {
         if let Err(error) = table.refer_undelegated(address) {
