@@ -110,6 +110,8 @@ pub trait Board {
     /// Performs one: `bytes` bytes at `address`, which may be unaligned, storing `store` or returning
     /// what is loaded.
     fn emulate(&self, address: u64, bytes: u8, store: Option<u64>) -> u64;
+    /// Copies from the shared page. The caller has checked that it fits.
+    fn fetch(&self, offset: usize, out: &mut [u8]);
     /// Copies `data` into the shared page. The caller has checked that it fits.
     fn share(&self, offset: usize, data: &[u8]);
     /// Puts bytes of R-EL2's log where logs go.

@@ -54,6 +54,17 @@ pub struct Measurements {
     pub realm: [u8; MEASUREMENT_SIZE],
 }
 
+impl Measurements {
+    /// Measures the two images.
+    #[must_use]
+    pub fn of(monitor: &[u8], realm: &[u8]) -> Self {
+        Self {
+            monitor: Sha384::digest(monitor).into(),
+            realm: Sha384::digest(realm).into(),
+        }
+    }
+}
+
 /// Writes a token bound to `challenge` (32, 48 or 64 bytes) into `out`; returns its length, or none
 /// if the challenge has another length.
 #[must_use]

@@ -22,6 +22,7 @@ use crate::gpt::Gpt;
 use crate::machine::{Board, Event, Layout, Processor};
 use crate::psci::{Power, Start};
 use crate::services::UNKNOWN;
+use crate::token::Measurements;
 
 /// Largest number of processors.
 pub const MAX_PROCESSORS: usize = 8;
@@ -52,6 +53,7 @@ pub struct Monitor<B, P> {
     realm: AtomicU8,
     layout: Once<Layout>,
     attestation: Once<AttestationKey>,
+    measurements: Once<Measurements>,
 }
 
 impl<B: Board, P: Processor> Monitor<B, P> {
@@ -67,6 +69,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             realm: AtomicU8::new(REALM_DOWN),
             layout: Once::new(),
             attestation: Once::new(),
+            measurements: Once::new(),
         }
     }
 
@@ -80,9 +83,10 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         &self.processor
     }
 
-    /// Takes what the boot found and made. The tables are in use already.
-    pub fn configure(&self, layout: Layout, gpt: Gpt) {
+    /// Takes what the boot found, made and measured. The tables are in use already.
+    pub fn configure(&self, layout: Layout, gpt: Gpt, measurements: Measurements) {
         self.layout.call_once(|| layout);
+        self.measurements.call_once(|| measurements);
         *self.gpt.lock() = Some(gpt);
         if let Some(key) = AttestationKey::generate(|| self.processor.random()) {
             self.attestation.call_once(|| key);

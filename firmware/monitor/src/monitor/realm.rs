@@ -15,6 +15,7 @@ use crate::gpt::{GPCCR, GRANULE, Gpi, GptError};
 use crate::keys::{self, KeyError, Slot};
 use crate::machine::{Board, Event, Processor};
 use crate::services::{self, UNKNOWN};
+use crate::token;
 
 /// Granules that one FIRME_GM_GPI_SET moves at most: 32 MiB.
 const RANGE_LIMIT: u64 = 8192;
@@ -78,11 +79,11 @@ impl<B: Board, P: Processor> Monitor<B, P> {
                     None => [FirmeStatus::NotSupported.word(), 0],
                 };
             }
+            el3::GET_PLAT_TOKEN => [x[0], x[1], x[2]] = self.platform_token(a, b, c),
             el3::FIRME_GM_GPI_SET => [x[0], x[1]] = self.set_owner(a, b, c),
             el3::PORTCULLIS_FEATURES => self.features(x),
             el3::PORTCULLIS_CONSOLE_WRITE => x[0] = self.console_write(x).word(),
-            // Among them GET_PLAT_TOKEN: a token that says where it comes from needs a signature, and
-            // this machine has no key that anybody knows. RP_IDE_KM_POLL: nothing is ever pending.
+            // Among them RP_IDE_KM_POLL: nothing is ever pending.
             _ => x[0] = Status::Unknown.word(),
         }
     }
@@ -153,19 +154,63 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         }
     }
 
-    fn attestation_key(&self, buffer: u64, size: u64, curve: u64) -> [u64; 2] {
+    /// Returns the offset of a buffer of R-EL2 in the shared page.
+    fn shared(buffer: u64, size: u64) -> Result<usize, Status> {
         let offset = buffer.wrapping_sub(B::SHARED_PAGE);
         if offset >= GRANULE {
-            return [Status::BadAddress.word(), 0];
+            return Err(Status::BadAddress);
         }
+        if size > GRANULE - offset {
+            return Err(Status::Invalid);
+        }
+        Ok(offset as usize)
+    }
+
+    /// Returns status, length of the token and what remains of it: tokens always come whole. The
+    /// buffer holds the challenge of `challenge` bytes.
+    #[inline(never)]
+    fn platform_token(&self, buffer: u64, size: u64, challenge: u64) -> [u64; 3] {
+        let offset = match Self::shared(buffer, size) {
+            Ok(offset) => offset,
+            Err(status) => return [status.word(), 0, 0],
+        };
+        let Some(measurements) = self.measurements.get() else {
+            return [Status::Unknown.word(), 0, 0];
+        };
+        let mut asked = [0; 64];
+        let challenge = match usize::try_from(challenge.min(size)) {
+            Ok(length) => asked.get_mut(..length),
+            Err(_) => None,
+        };
+        let Some(challenge) = challenge else {
+            return [Status::Invalid.word(), 0, 0];
+        };
+        self.board.fetch(offset, challenge);
+        let mut token = [0; token::TOKEN_SIZE];
+        let made = token::make(challenge, measurements, &mut token);
+        let Some(token) = made.and_then(|length| token.get(..length)) else {
+            return [Status::Invalid.word(), 0, 0];
+        };
+        if token.len() as u64 > size {
+            return [Status::Invalid.word(), 0, 0];
+        }
+        self.board.share(offset, token);
+        [Status::Ok.word(), token.len() as u64, 0]
+    }
+
+    fn attestation_key(&self, buffer: u64, size: u64, curve: u64) -> [u64; 2] {
+        let offset = match Self::shared(buffer, size) {
+            Ok(offset) => offset,
+            Err(status) => return [status.word(), 0],
+        };
         // Curve 0 is P-384, the only one of the interface.
-        if size > GRANULE - offset || curve != 0 || size < AttestationKey::SIZE as u64 {
+        if curve != 0 || size < AttestationKey::SIZE as u64 {
             return [Status::Invalid.word(), 0];
         }
         let Some(key) = self.attestation.get() else {
             return [Status::Unknown.word(), 0];
         };
-        self.board.share(offset as usize, key.bytes());
+        self.board.share(offset, key.bytes());
         [Status::Ok.word(), AttestationKey::SIZE as u64]
     }
 

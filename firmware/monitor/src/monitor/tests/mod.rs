@@ -21,6 +21,7 @@ use crate::keys::{self, Registers};
 use crate::machine::{Board, Event, FaultAddress, Layout, Processor};
 use crate::manifest::Region;
 use crate::psci::Start;
+use crate::token::Measurements;
 
 const DRAM: Region = Region {
     base: 0x4000_0000,
@@ -101,6 +102,9 @@ impl Board for Machine {
     fn emulate(&self, address: u64, bytes: u8, store: Option<u64>) -> u64 {
         self.stored.set(store);
         (address & 0xfff) << 8 | u64::from(bytes)
+    }
+    fn fetch(&self, _: usize, out: &mut [u8]) {
+        out.fill(0xc5);
     }
     fn share(&self, offset: usize, data: &[u8]) {
         self.shared.borrow_mut().push((offset, data.to_vec()));
@@ -199,7 +203,11 @@ fn fresh() -> Fake {
         },
         hidden: Some(0x80),
     };
-    monitor.configure(layout, gpt);
+    let measurements = Measurements {
+        monitor: [0xe3; 48],
+        realm: [0xe2; 48],
+    };
+    monitor.configure(layout, gpt, measurements);
     monitor
 }
 

@@ -93,6 +93,32 @@ fn the_attestation_key_goes_to_the_shared_page_only() {
 }
 
 #[test]
+fn a_platform_token_answers_the_challenge_in_the_shared_page() {
+    let (monitor, mut cpu) = in_realm();
+    let mut call = |buffer: u64, size: u64, challenge: u64| {
+        let call = [el3::GET_PLAT_TOKEN, buffer, size, challenge];
+        realm(&monitor, &mut cpu, &call);
+        (cpu.realm.x[0] as i64, cpu.realm.x[1], cpu.realm.x[2])
+    };
+    assert_eq!(call(SHARED - 1, 0x100, 48), (-2, 0, 0));
+    assert_eq!(call(SHARED + 0x1000, 0x100, 48), (-2, 0, 0));
+    assert_eq!(call(SHARED + 0x800, 0x801, 48), (-5, 0, 0));
+    for challenge in [0, 47, 65, u64::MAX] {
+        assert_eq!(call(SHARED, 0x1000, challenge), (-5, 0, 0));
+    }
+    assert_eq!(call(SHARED, 0x100, 48), (-5, 0, 0), "no room");
+    assert!(monitor.board().shared.borrow().is_empty());
+    let (status, length, rest) = call(SHARED + 0x800, 0x800, 48);
+    assert_eq!((status, rest), (0, 0));
+    let shared = monitor.board().shared.borrow();
+    assert_eq!((shared[0].0, shared[0].1.len()), (0x800, length as usize));
+    // The challenge that the test machine has in its page, and the measurements it was given.
+    for part in [[0xc5; 48], [0xe3; 48], [0xe2; 48]] {
+        assert!(shared[0].1.windows(48).any(|window| window == part));
+    }
+}
+
+#[test]
 fn a_key_reaches_its_slot_and_no_register() {
     let (monitor, mut cpu) = in_realm();
     let info = el3::stream_info(3, 1, 2, true);
@@ -146,13 +172,7 @@ fn r_el2_learns_what_the_monitor_keeps_and_logs_through_it() {
         realm(&monitor, &mut cpu, &[el3::PORTCULLIS_CONSOLE_WRITE, count]);
         assert_eq!(cpu.realm.x[0] as i64, -5);
     }
-    for call in [
-        el3::GET_PLAT_TOKEN,
-        el3::RP_IDE_KM_POLL,
-        el3::RESERVE_MEMORY,
-        0xc400_0150,
-        0,
-    ] {
+    for call in [el3::RP_IDE_KM_POLL, el3::RESERVE_MEMORY, 0xc400_0150, 0] {
         realm(&monitor, &mut cpu, &[call]);
         assert_eq!(cpu.realm.x[0], UNKNOWN, "{call:#x}");
     }

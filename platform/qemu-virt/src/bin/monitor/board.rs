@@ -175,6 +175,12 @@ fn switch(pin: u32) -> ! {
     }
 }
 
+/// Returns the page shared with R-EL2.
+fn shared_page() -> Mmio {
+    // SAFETY: the shared page, mapped as Realm memory; R-EL2 keeps its other users away.
+    unsafe { Mmio::new(SHARED_WINDOW + (QemuVirt::SHARED_PAGE - SHARED), 0x1000) }
+}
+
 impl Board for QemuVirt {
     type Keys = KeyUnit;
 
@@ -224,9 +230,14 @@ impl Board for QemuVirt {
         }
     }
 
+    fn fetch(&self, offset: usize, out: &mut [u8]) {
+        for (offset, byte) in (offset as u64..).zip(out) {
+            *byte = shared_page().read_byte(offset);
+        }
+    }
+
     fn share(&self, offset: usize, data: &[u8]) {
-        // SAFETY: the shared page, mapped as Realm memory; R-EL2 keeps its other users away.
-        let page = unsafe { Mmio::new(SHARED_WINDOW + (Self::SHARED_PAGE - SHARED), 0x1000) };
+        let page = shared_page();
         for (offset, byte) in (offset as u64..).zip(data) {
             page.write_byte(offset, *byte);
         }

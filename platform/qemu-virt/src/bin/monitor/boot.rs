@@ -14,6 +14,7 @@ use tsm_monitor::gpt::{GRANULE, Gpi, Gpt, Level0, Level1};
 use tsm_monitor::manifest::{self, Region};
 use tsm_monitor::psci::Start;
 use tsm_monitor::read_register;
+use tsm_monitor::token::Measurements;
 use tsm_monitor::{Board, Context, Cpu, Layout, MAX_PROCESSORS, Monitor};
 
 use crate::board::{self, PROCESSOR, QemuVirt};
@@ -58,13 +59,14 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
     let processors = machine.processors.clamp(1, MAX_PROCESSORS);
     gic::start(processors).or_stop("interrupt controller");
 
+    let measurements = measure();
     let (layout, gpt) = make_layout(&machine, processors);
     let base = gpt.base_register();
     PROCESSOR.prepare(base);
     let layout = take_devices(layout);
     edit_tree(tree_size, &layout);
     write_manifest(&layout);
-    MONITOR.configure(layout, gpt);
+    MONITOR.configure(layout, gpt, measurements);
     defmt::info!(
         "{=usize} processors, {=u64} MiB for the host, keys {=bool}, {=u64} ticks of the counter",
         processors,
@@ -173,6 +175,28 @@ fn read_tree() -> (fdt::Machine, usize) {
     let tree = Fdt::new(tree_memory(LARGEST_TREE)).or_stop("device tree");
     let machine = tree.machine().or_stop("device tree");
     (machine, tree.total_size() as usize)
+}
+
+/// Measures the images as they were loaded. Granules are not protected yet, and nobody else runs.
+fn measure() -> Measurements {
+    /// Where an R-EL2 image says how many bytes of it were loaded.
+    const SIZE: usize = 8;
+    let image = (HOST_WINDOW + board::TSM.base) as *const u8;
+    // SAFETY: memory of the TSM's region, mapped and aligned; nobody writes it now.
+    let size = unsafe { image.add(SIZE).cast::<u64>().read_volatile() };
+    if size <= SIZE as u64 || size > board::TSM.size {
+        log::stop("size of the R-EL2 image");
+    }
+    // SAFETY: as above; the size was checked against the region.
+    let realm = unsafe { slice::from_raw_parts(image, size as usize) };
+    unsafe extern "C" {
+        static __flash_end: u8;
+    }
+    // SAFETY: flash is mapped from address zero, read-only, to the end that the linker script says;
+    // only the first word is left out, because a slice does not start at zero.
+    let monitor =
+        unsafe { slice::from_raw_parts(8 as *const u8, (&raw const __flash_end).addr() - 8) };
+    Measurements::of(monitor, realm)
 }
 
 /// Makes the granule protection tables and what the monitor knows of memory.

@@ -50,6 +50,12 @@ impl Mmio {
         }
     }
 
+    /// Reads 8 bits.
+    pub fn read_byte(self, offset: u64) -> u8 {
+        // SAFETY: as in `read`.
+        unsafe { ptr::read_volatile(self.at(offset, 1) as *const u8) }
+    }
+
     /// Writes 8 bits.
     pub fn write_byte(self, offset: u64, value: u8) {
         // SAFETY: as in `read`.
