@@ -200,6 +200,22 @@ impl Gpt {
         })
     }
 
+    /// Returns whether any of `count` granules at `base` belongs to `gpi`. What has no level 1 table never
+    /// changes hands and does not count.
+    #[must_use]
+    pub fn holds(&self, base: u64, count: u64, gpi: Gpi) -> bool {
+        let found = self.for_each(base, count, |entry, mask| {
+            let differs = entry.load(Ordering::Relaxed) ^ gpi.entry();
+            let mut fields = (0..64).step_by(4);
+            if fields.any(|low| mask >> low & 0xf != 0 && differs >> low & 0xf == 0) {
+                Err(GptError::Owner)
+            } else {
+                Ok(())
+            }
+        });
+        found == Err(GptError::Owner)
+    }
+
     /// Returns the owner of the granule that holds `address`; none if the tables do not say.
     #[must_use]
     pub fn owner(&self, address: u64) -> Option<Gpi> {

@@ -5,7 +5,9 @@
 
 use super::{FUNCTION, Monitor, set_first};
 use crate::context::{Context, Cpu, Pending, World};
+use crate::gpt::{GRANULE, Gpi};
 use crate::machine::{Board, Event, Processor};
+use crate::manifest::Region;
 use crate::psci::{self, Power, Start, Status};
 use crate::services::{self, UNKNOWN};
 
@@ -80,9 +82,25 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             }
             psci::Call::SystemReset => {
                 self.board.note(Event::Reset);
-                self.board.reset()
+                self.reset()
             }
         }
+    }
+
+    /// Resets the machine. Memory outlives that, and all of it is the next host's; while some is the
+    /// Realm world's, the machine is switched off instead.
+    fn reset(&self) -> ! {
+        // Held to the end: no granule becomes the Realm world's meanwhile.
+        let gpt = self.gpt.lock();
+        let dram = self.layout.get().map_or(&[][..], |layout| &layout.dram);
+        let is_realm = |bank: &Region| {
+            gpt.as_ref()
+                .is_some_and(|gpt| gpt.holds(bank.base, bank.size / GRANULE, Gpi::Realm))
+        };
+        if dram.iter().any(is_realm) {
+            self.board.power_off()
+        }
+        self.board.reset()
     }
 
     fn find(&self, affinity: u64) -> Option<(usize, &Power)> {

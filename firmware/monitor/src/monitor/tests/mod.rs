@@ -460,3 +460,20 @@ fn power_calls_answer_as_they_must() {
         assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), end);
     }
 }
+
+#[test]
+fn a_reset_does_not_hand_memory_of_realms_to_the_next_host() {
+    for (granule, end) in [
+        (DRAM.base, "off"),
+        (DRAM.top() - 0x1000, "off"),
+        (MMIO.base, "reset"),
+    ] {
+        let (monitor, mut cpu) = in_realm();
+        realm(&monitor, &mut cpu, &[el3::GTSI_DELEGATE, granule]);
+        assert_eq!(cpu.realm.x[0], 0);
+        realm(&monitor, &mut cpu, &[el3::REQUEST_COMPLETE]);
+        let call = panic::AssertUnwindSafe(|| host(&monitor, &mut cpu, &[0x8400_0009]));
+        let ended = panic::catch_unwind(call).unwrap_err();
+        assert_eq!(ended.downcast_ref::<&str>(), Some(&end), "{granule:#x}");
+    }
+}
