@@ -153,34 +153,7 @@ monitor_vectors:
     // x0: context to go on with. x19: context that was left.
 monitor_resume:
     cmp     x0, x19
-    b.ne    monitor_switch
-monitor_return:
-    mov     sp, x0
-    ldp     x1, x2, [x0, #{elr}]
-    msr     elr_el3, x1
-    msr     spsr_el3, x2
-    ldp     x2, x3, [x0, #16 * 1]
-    ldp     x4, x5, [x0, #16 * 2]
-    ldp     x6, x7, [x0, #16 * 3]
-    ldp     x8, x9, [x0, #16 * 4]
-    ldp     x10, x11, [x0, #16 * 5]
-    ldp     x12, x13, [x0, #16 * 6]
-    ldp     x14, x15, [x0, #16 * 7]
-    ldp     x16, x17, [x0, #16 * 8]
-    ldp     x18, x19, [x0, #16 * 9]
-    ldp     x20, x21, [x0, #16 * 10]
-    ldp     x22, x23, [x0, #16 * 11]
-    ldp     x24, x25, [x0, #16 * 12]
-    ldp     x26, x27, [x0, #16 * 13]
-    ldp     x28, x29, [x0, #16 * 14]
-    ldr     x30, [x0, #8 * 30]
-    ldp     x0, x1, [x0]
-    eret
-    // Nothing past the return may be executed speculatively.
-    dsb     nsh
-    isb
-
-monitor_switch:
+    b.eq    monitor_return
     mrs     x1, tpidr_el3
     ldr     x5, [x1, #{extensions}]
     add     x4, x19, #{el2}
@@ -214,7 +187,32 @@ monitor_switch:
 3:  ldr     x2, [x0, #{scr}]
     msr     scr_el3, x2
     // The return makes it take effect.
-    b       monitor_return
+
+monitor_return:
+    mov     sp, x0
+    ldp     x1, x2, [x0, #{elr}]
+    msr     elr_el3, x1
+    msr     spsr_el3, x2
+    ldp     x2, x3, [x0, #16 * 1]
+    ldp     x4, x5, [x0, #16 * 2]
+    ldp     x6, x7, [x0, #16 * 3]
+    ldp     x8, x9, [x0, #16 * 4]
+    ldp     x10, x11, [x0, #16 * 5]
+    ldp     x12, x13, [x0, #16 * 6]
+    ldp     x14, x15, [x0, #16 * 7]
+    ldp     x16, x17, [x0, #16 * 8]
+    ldp     x18, x19, [x0, #16 * 9]
+    ldp     x20, x21, [x0, #16 * 10]
+    ldp     x22, x23, [x0, #16 * 11]
+    ldp     x24, x25, [x0, #16 * 12]
+    ldp     x26, x27, [x0, #16 * 13]
+    ldp     x28, x29, [x0, #16 * 14]
+    ldr     x30, [x0, #8 * 30]
+    ldp     x0, x1, [x0]
+    eret
+    // Nothing past the return may be executed speculatively.
+    dsb     nsh
+    isb
 
     // Enters the context x0 for the first time; nothing is saved.
     .global monitor_enter
