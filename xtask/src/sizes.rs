@@ -12,10 +12,11 @@ use elf::endian::LittleEndian;
 
 use crate::images::{IMAGES, Image, build_all};
 
-/// What each image may take of text and constants together, in KiB. The aim is 40 for the monitor and
-/// 200 for the TSM; a budget goes up only with a reason in the commit that raises it.
+/// What each image may take of text and constants together, in KiB. The aim is 40 for the monitor (signing a
+/// platform token takes 50) and 200 for the TSM; a budget goes up only with a reason in the commit that
+/// raises it.
 const BUDGETS: &[(&str, u64)] = &[
-    ("monitor", 64),
+    ("monitor", 112),
     ("tsm", 320),
     ("host-payload", 256),
     ("guest-payload", 256),
