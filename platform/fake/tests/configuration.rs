@@ -393,6 +393,28 @@ fn virtual_functions_are_not_laid_over_a_bound_one() {
 }
 
 #[test]
+fn virtual_functions_that_decode_are_not_moved() {
+    let rig = Rig::locked();
+    let host = &rig.host;
+    // One region of 1 MiB: of an address above the device, hardware would keep the device's.
+    let apart = 0x1090_0000;
+    let function = virtualizable()
+        .with(0x110, 1, 0xffff)
+        .with(0x114, 0x0001_0001, 0)
+        .with(0x124, apart, 0xfff0_0000);
+    host.fake.set_function(OTHER, function);
+    write(host, OTHER, 0x108, 4, 9);
+    assert_eq!(read(host, OTHER, 0x108), 9);
+    write(host, OTHER, 0x124, 4, ENDPOINT_BAR as u32 + 0x8_0000);
+    assert_eq!(read(host, OTHER, 0x124), apart);
+    write(host, OTHER, 0x108, 4, 1);
+    write(host, OTHER, 0x124, 4, ENDPOINT_BAR as u32 + 0x8_0000);
+    assert_eq!(read(host, OTHER, 0x124), ENDPOINT_BAR as u32);
+    write(host, OTHER, 0x108, 4, 9);
+    assert_eq!(read(host, OTHER, 0x108), 1, "not over the device");
+}
+
+#[test]
 fn a_device_to_which_two_paths_lead_is_not_locked() {
     let rig = Rig::assigned();
     let bridge = Rid(0x0028);

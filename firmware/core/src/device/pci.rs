@@ -6,6 +6,8 @@
 //! Nothing read here is trusted further than the hardware that answered: the host may have written
 //! any register. Walks are bounded, addresses are checked.
 
+use core::ops::Range;
+
 use heapless::Vec;
 use tsm_platform::{ConfigSpace, Rid};
 
@@ -89,6 +91,8 @@ pub(crate) struct VirtualFunctions {
     count: u16,
     /// Base address registers; zero while they do not decode memory.
     bars: [u32; 6],
+    /// Where those registers are; nowhere while they do not decode memory.
+    pub registers: Range<u16>,
 }
 
 impl VirtualFunctions {
@@ -343,6 +347,8 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         let control = register(8);
         let [first_low, first_high, stride_low, stride_high] = register(0x14).to_le_bytes();
         let [count_low, count_high, ..] = register(0x10).to_le_bytes();
+        let first_bar = at.saturating_add(0x24);
+        let decodes = control & 8 != 0;
         (control & 1 != 0).then(|| VirtualFunctions {
             first: self
                 .rid
@@ -350,13 +356,18 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
                 .wrapping_add(u16::from_le_bytes([first_low, first_high])),
             stride: u16::from_le_bytes([stride_low, stride_high]),
             count: u16::from_le_bytes([count_low, count_high]),
-            bars: if control & 8 == 0 {
-                [0; 6]
-            } else {
+            bars: if decodes {
                 core::array::from_fn(|index| {
                     let offset = u16::try_from(index).unwrap_or(0).saturating_mul(4);
                     register(offset.saturating_add(0x24))
                 })
+            } else {
+                [0; 6]
+            },
+            registers: if decodes {
+                first_bar..first_bar.saturating_add(24)
+            } else {
+                0..0
             },
         })
     }
