@@ -23,6 +23,7 @@
 
 mod context;
 mod device;
+mod digest;
 mod dispatch;
 mod error;
 mod granule;

@@ -25,10 +25,11 @@
 //!
 //! The order of steps counts. It is the order in which the realm was built.
 
-use sha2::{Digest, Sha256, Sha384, Sha512};
 use tsm_abi::rmi::{HashAlgorithm, RealmParams, RecParams};
+use tsm_platform::Processor;
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::digest::{sha256, sha384, sha512};
 use crate::granule::GRANULE_BYTES;
 
 /// Bytes of a register.
@@ -51,7 +52,7 @@ pub(crate) struct Measurement {
 
 impl Measurement {
     /// Begins with the parameters of a new realm.
-    pub fn new(algorithm: HashAlgorithm, params: &RealmParams) -> Self {
+    pub fn new(platform: &impl Processor, algorithm: HashAlgorithm, params: &RealmParams) -> Self {
         let mut measured = RealmParams::new_zeroed();
         measured.flags0 = params.flags0;
         measured.s2sz = params.s2sz;
@@ -60,7 +61,7 @@ impl Measurement {
         measured.num_wps = params.num_wps;
         measured.pmu_num_ctrs = params.pmu_num_ctrs;
         measured.hash_algo = params.hash_algo;
-        let initial = hash_page(algorithm, measured.as_bytes());
+        let initial = hash_page(platform, algorithm, measured.as_bytes());
         let mut registers = [[0; REGISTER_BYTES]; REGISTERS];
         if let Some(register) = registers.first_mut() {
             *register = initial;
@@ -83,42 +84,52 @@ impl Measurement {
 
     /// Extends register `index` (1 to 4) by `value`: the new content is the hash of both. Returns
     /// whether there is such a register.
-    pub fn extend(&mut self, index: u64, value: &[u8]) -> bool {
+    pub fn extend(&mut self, platform: &impl Processor, index: u64, value: &[u8]) -> bool {
         let algorithm = self.algorithm;
         let register = usize::try_from(index).ok().filter(|index| *index != 0);
         let Some(register) = register.and_then(|index| self.registers.get_mut(index)) else {
             return false;
         };
         let old = register.get(..digest_bytes(algorithm)).unwrap_or(&[]);
-        *register = hash(algorithm, &[old, value]);
+        *register = hash(platform, algorithm, &[old, value]);
         true
     }
 
     /// Measures a page that RTT_DATA_MAP_INIT maps.
-    pub fn extend_data(&mut self, ipa: u64, flags: u64, content: Option<&[u8]>) {
+    pub fn extend_data(
+        &mut self,
+        platform: &impl Processor,
+        ipa: u64,
+        flags: u64,
+        content: Option<&[u8]>,
+    ) {
         let digest = content.map_or([0; REGISTER_BYTES], |content| {
-            hash(self.algorithm, &[content])
+            hash(platform, self.algorithm, &[content])
         });
         let [ipa, flags] = [ipa.to_le_bytes(), flags.to_le_bytes()];
-        self.extend_initial(KIND_DATA, &[&ipa, &flags, &digest]);
+        self.extend_initial(platform, KIND_DATA, &[&ipa, &flags, &digest]);
     }
 
     /// Measures a runnable virtual CPU.
-    pub fn extend_rec(&mut self, params: &RecParams) {
+    pub fn extend_rec(&mut self, platform: &impl Processor, params: &RecParams) {
         let mut measured = RecParams::new_zeroed();
         measured.flags = params.flags;
         measured.pc = params.pc;
         measured.gprs = params.gprs;
-        let digest = hash_page(self.algorithm, measured.as_bytes());
-        self.extend_initial(KIND_REC, &[&digest]);
+        let digest = hash_page(platform, self.algorithm, measured.as_bytes());
+        self.extend_initial(platform, KIND_REC, &[&digest]);
     }
 
     /// Measures a range that RTT_INIT_RIPAS changed.
-    pub fn extend_ripas(&mut self, base: u64, top: u64) {
-        self.extend_initial(KIND_RIPAS, &[&base.to_le_bytes(), &top.to_le_bytes()]);
+    pub fn extend_ripas(&mut self, platform: &impl Processor, base: u64, top: u64) {
+        self.extend_initial(
+            platform,
+            KIND_RIPAS,
+            &[&base.to_le_bytes(), &top.to_le_bytes()],
+        );
     }
 
-    fn extend_initial(&mut self, kind: u8, detail: &[&[u8]]) {
+    fn extend_initial(&mut self, platform: &impl Processor, kind: u8, detail: &[&[u8]]) {
         let algorithm = self.algorithm;
         let Some(register) = self.registers.first_mut() else {
             return;
@@ -131,7 +142,7 @@ impl Measurement {
         for (to, from) in descriptor.iter_mut().zip(parts.flatten()) {
             *to = *from;
         }
-        *register = hash(algorithm, &[&descriptor]);
+        *register = hash(platform, algorithm, &[&descriptor]);
     }
 }
 
@@ -144,29 +155,27 @@ const fn digest_bytes(algorithm: HashAlgorithm) -> usize {
 }
 
 /// Hashes a parameter structure as the page that it is the beginning of.
-fn hash_page(algorithm: HashAlgorithm, structure: &[u8]) -> Register {
+fn hash_page(platform: &impl Processor, algorithm: HashAlgorithm, structure: &[u8]) -> Register {
     const PAGE: [u8; GRANULE_BYTES] = [0; GRANULE_BYTES];
     hash(
+        platform,
         algorithm,
         &[structure, PAGE.get(structure.len()..).unwrap_or(&[])],
     )
 }
 
-fn hash(algorithm: HashAlgorithm, parts: &[&[u8]]) -> Register {
-    fn run<D: Digest>(parts: &[&[u8]]) -> Register {
-        let mut state = D::new();
-        for part in parts {
-            state.update(part);
-        }
-        let mut register = [0; REGISTER_BYTES];
-        for (to, from) in register.iter_mut().zip(state.finalize()) {
-            *to = from;
-        }
-        register
-    }
+fn hash(platform: &impl Processor, algorithm: HashAlgorithm, parts: &[&[u8]]) -> Register {
     match algorithm {
-        HashAlgorithm::Sha256 => run::<Sha256>(parts),
-        HashAlgorithm::Sha384 => run::<Sha384>(parts),
-        HashAlgorithm::Sha512 => run::<Sha512>(parts),
+        HashAlgorithm::Sha256 => padded(sha256(platform, parts)),
+        HashAlgorithm::Sha384 => padded(sha384(platform, parts)),
+        HashAlgorithm::Sha512 => padded(sha512(platform, parts)),
     }
+}
+
+fn padded(digest: impl IntoIterator<Item = u8>) -> Register {
+    let mut register = [0; REGISTER_BYTES];
+    for (to, from) in register.iter_mut().zip(digest) {
+        *to = from;
+    }
+    register
 }

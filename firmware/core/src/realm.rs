@@ -245,7 +245,7 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, rd: u64, params: u64)
             vdevs: 0,
             recs: Vec::new(),
             personalization: params.rpv,
-            measurement: Measurement::new(checked.algorithm, &params),
+            measurement: Measurement::new(context.platform, checked.algorithm, &params),
         };
         context.place(&guard, State::Rd, realm)
     });

@@ -205,7 +205,7 @@ fn measurement_extend<P: Machine>(
     let size = usize::try_from(size).map_err(|_| INPUT)?;
     let value = value.get(..size).ok_or(INPUT)?;
     let extended = context.with_realm(rec.realm.address(), |realm| {
-        Ok(realm.measurement.extend(index, value))
+        Ok(realm.measurement.extend(context.platform, index, value))
     })?;
     if extended {
         succeed(context, rec, &[])

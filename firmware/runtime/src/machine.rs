@@ -271,6 +271,12 @@ impl Processor for Machine {
     fn cpu_index(&self) -> usize {
         arch::cpu_index()
     }
+    fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
+        arch::sha256(state, blocks)
+    }
+    fn sha512(&self, state: &mut [u64; 8], blocks: &[[u8; 128]]) -> bool {
+        arch::sha512(state, blocks)
+    }
 }
 
 impl GuestCpu for Machine {

@@ -154,6 +154,17 @@ pub trait Processor {
     fn invalidate_stage2_all(&self, stage2: &Stage2);
     /// Returns the number of the CPU that runs this code.
     fn cpu_index(&self) -> usize;
+    /// Applies SHA-256's compression function for each block in order, if the processor has
+    /// instructions for it. Returns whether it has; if not, `state` is as it was.
+    fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
+        let _ = (state, blocks);
+        false
+    }
+    /// Does the same for SHA-512, and so for SHA-384.
+    fn sha512(&self, state: &mut [u64; 8], blocks: &[[u8; 128]]) -> bool {
+        let _ = (state, blocks);
+        false
+    }
 }
 
 /// Everything that the core needs from a machine.

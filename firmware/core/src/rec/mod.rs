@@ -140,7 +140,7 @@ pub(crate) fn create<P: Machine>(
         context.tsm.granules.refer(rd, 1)?;
         realm.recs.push(rec).map_err(|_| Error::Global)?;
         if runnable {
-            realm.measurement.extend_rec(&params);
+            realm.measurement.extend_rec(context.platform, &params);
         }
         Ok(Reply::NONE)
     })

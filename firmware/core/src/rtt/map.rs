@@ -273,6 +273,6 @@ pub(crate) fn data_map_init<P: Machine>(
     let measured = (initial.flags == MEASURE_CONTENT).then_some(&content[..]);
     realm
         .measurement
-        .extend_data(initial.ipa, initial.flags, measured);
+        .extend_data(context.platform, initial.ipa, initial.flags, measured);
     Ok(Reply::NONE)
 }

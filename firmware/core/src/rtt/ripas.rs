@@ -36,7 +36,7 @@ pub(crate) fn init_ripas<P: Machine>(
         }),
         _ => None,
     })?;
-    realm.measurement.extend_ripas(base, end);
+    realm.measurement.extend_ripas(context.platform, base, end);
     Ok(Reply::one(end))
 }
 

@@ -175,9 +175,9 @@ const HCR: u64 = VM
     | TID5;
 
 /// CPTR_EL2: RES1 bits, and traps of activity monitors (30), trace (20), SME (12) and SVE (8).
-const CPTR: u64 = 0x32ff | 1 << 30 | 1 << 20 | 1 << 12 | 1 << 8;
+pub(super) const CPTR: u64 = 0x32ff | 1 << 30 | 1 << 20 | 1 << 12 | 1 << 8;
 const CPTR_FP: u64 = 1 << 10;
-const CPTR_SVE: u64 = 1 << 8;
+pub(super) const CPTR_SVE: u64 = 1 << 8;
 
 /// MDCR_EL2: trap performance monitors, all debug registers, and trace buffers.
 const MDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
@@ -342,7 +342,7 @@ fn has_keys() -> bool {
 }
 
 /// Returns whether the processor has SVE, and whether it has SME.
-fn scalable() -> (bool, bool) {
+pub(super) fn scalable() -> (bool, bool) {
     let sve = read_register!("id_aa64pfr0_el1") >> 32 & 0xf != 0;
     let sme = read_register!("id_aa64pfr1_el1") >> 24 & 0xf != 0;
     (sve, sme)

@@ -5,6 +5,7 @@
 
 mod boot;
 mod cpu;
+mod digest;
 mod entry;
 mod exception;
 mod guest;
@@ -16,6 +17,7 @@ use core::arch::{asm, global_asm};
 
 pub use super::trap::{conceal, missing_memory};
 pub use cpu::index as cpu_index;
+pub use digest::{sha256, sha512};
 pub use guest::{Context, new_context, run_while};
 pub use monitor::{console_write, key_go, key_program, key_stop, set_owner};
 pub use random::fill as random_fill;
