@@ -56,7 +56,11 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
     log::start();
     let extensions = Extensions::read().or_stop("processor extensions");
     let (machine, tree_size) = read_tree();
-    let processors = machine.processors.clamp(1, MAX_PROCESSORS);
+    let processors = machine.processors;
+    // The host would look for the interrupt controller's part of each processor that the tree names.
+    if !(1..=MAX_PROCESSORS).contains(&processors) {
+        log::stop("number of processors");
+    }
     gic::start(processors).or_stop("interrupt controller");
 
     let measurements = measure();
