@@ -342,6 +342,20 @@ fn an_access_to_nothing_is_the_guests_own_affair() {
 }
 
 #[test]
+fn a_fault_on_shared_memory_shows_the_host_no_address_of_the_guests_own() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let ipa = Realm::SHARED + 8 * PAGE + 0x124;
+    host.fake.script().then(move |_, _| {
+        let mut fault = fault(ipa, Access::Read);
+        fault.syndrome.far = 0xffff_8000_dead_b124;
+        GuestExit::Fault(fault)
+    });
+    let exit = host.enter(&realm);
+    assert_eq!((exit.far.get(), exit.hpfar.get()), (0x124, ipa >> 8));
+}
+
+#[test]
 fn an_access_to_shared_memory_is_emulated_by_the_host() {
     let host = Host::activated();
     let realm = realm_with_memory(&host);

@@ -6,7 +6,9 @@
 use tsm_abi::RsiStatus;
 use tsm_abi::rmi::{ExitReason, RecEnter, RecEnterFlags, RecExit, Response};
 use tsm_iommu::Ripas;
-use tsm_platform::{Access, FaultSyndrome, Granule, GuestEntry, GuestExit, HostPa, MemoryFault};
+use tsm_platform::{
+    Access, FaultSyndrome, GRANULE_SIZE, Granule, GuestEntry, GuestExit, HostPa, MemoryFault,
+};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Context, Error, Flow, Life, Machine, Pending, Rec, Reply, Result, lock_idle};
@@ -269,7 +271,12 @@ fn handle_fault<P: Machine>(
                     *gpr = (value & width_mask(width)).into();
                 }
             }
-            leave_for_memory(exit, &fault.syndrome, 0)
+            // Where in the page the access was, not where the guest has mapped the page.
+            let syndrome = FaultSyndrome {
+                far: fault.syndrome.far % GRANULE_SIZE,
+                ..fault.syndrome
+            };
+            leave_for_memory(exit, &syndrome, 0)
         }
     }
 }
