@@ -19,6 +19,8 @@ pub enum Guard {
     IommuInvalidation,
     /// Forgetting translations on CPUs.
     CpuInvalidation,
+    /// Passing the host's accesses to configuration space through the TSM. The platform says so.
+    Mediation,
 }
 
 impl Fake {

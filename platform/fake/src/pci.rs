@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tsm_platform::{ConfigSpace, GranuleRange, Rid};
 
-use crate::{Fake, lock};
+use crate::{Fake, Guard, lock};
 
 /// The root port, 00:02.0.
 pub const ROOT_PORT: Rid = Rid(0x0010);
@@ -178,6 +178,6 @@ impl ConfigSpace for Fake {
     }
 
     fn is_mediated(&self) -> bool {
-        true
+        self.has(Guard::Mediation)
     }
 }

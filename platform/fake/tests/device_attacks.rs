@@ -8,8 +8,9 @@ mod rig;
 use rig::{DATA_IPA, DEVICE_IPA, PAGE, PRIVATE_PAGES, Pumped, Rig};
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{AddressRange, Call, PdevCategory};
+use tsm_devices::TdiState;
 use tsm_platform::Rid;
-use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, MMIO_TOP, ROOT_PORT, Realm, success};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Guard, Host, MMIO_TOP, ROOT_PORT, Realm, success};
 
 const ERROR: u64 = 4;
 /// Guest statuses.
@@ -518,6 +519,14 @@ fn a_stream_needs_a_device_below_its_root_port() {
     assert_eq!(connect(&rig.host, &params), RmiStatus::INPUT, "it has one");
     rig.handle = rig.device | 1;
     rig.take_back();
+}
+
+#[test]
+fn nothing_locks_where_the_host_reaches_configuration_space_unseen() {
+    let rig = Rig::assigned();
+    rig.host.fake.remove_guard(Guard::Mediation);
+    assert_eq!(rig.ask_lock(), RmiStatus::NOT_SUPPORTED);
+    assert_eq!((rig.state(), rig.tdi()), (1, TdiState::ConfigUnlocked));
 }
 
 #[test]

@@ -224,8 +224,12 @@ fn check_session<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<u8
     })?
 }
 
-/// `RMI_VDEV_LOCK`.
+/// `RMI_VDEV_LOCK`. Where the host reaches configuration space without the TSM, it could move the
+/// device away under its guest: nothing is locked there.
 pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
+    if !context.platform.is_mediated() {
+        return Err(Error::NotSupported);
+    }
     let mut registry = context.tsm.devices.lock();
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
