@@ -119,7 +119,10 @@ pub trait GuestCpu {
     /// Returns what the host may know of a fault on the guest's private memory: the address, not
     /// what the instruction would have moved.
     fn conceal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
-        FaultSyndrome { hpfar: syndrome.hpfar, ..FaultSyndrome::default() }
+        FaultSyndrome {
+            hpfar: syndrome.hpfar,
+            ..FaultSyndrome::default()
+        }
     }
     /// Returns the fault that the host would see if the guest had loaded from private memory at
     /// `ipa`, and the walk of stage 2 had ended at `level`.
