@@ -135,10 +135,21 @@ impl Region {
         self.kind
     }
 
+    fn index(&self, address: u64) -> Option<usize> {
+        let offset = address.checked_sub(self.range.base())?;
+        usize::try_from(offset.checked_div(GRANULE_SIZE)?).ok()
+    }
+
     fn word(&self, granule: Granule) -> Option<&'static AtomicU32> {
-        let offset = granule.address().checked_sub(self.range.base())?;
-        self.words
-            .get(usize::try_from(offset.checked_div(GRANULE_SIZE)?).ok()?)
+        self.words.get(self.index(granule.address())?)
+    }
+
+    /// Returns the words of the granule at `address` and all after it.
+    fn words_from(&self, address: u64) -> Result<&'static [AtomicU32]> {
+        let words = self
+            .index(address)
+            .and_then(|first| self.words.get(first..));
+        words.ok_or(Error::Input)
     }
 }
 
@@ -251,28 +262,86 @@ impl Table {
     /// [`Error::Busy`] if another call keeps its lock.
     pub(crate) fn claim(&self, address: u64, from: State, to: State) -> Result<()> {
         let (_, word) = self.find(address)?;
-        for _ in 0..ATTEMPTS {
-            let value = word.load(Ordering::Relaxed);
-            if value & !LOCKED != from as u32 {
-                return Err(Error::Input);
+        claim_word(word, from, to)
+    }
+
+    /// Claims granules of `range` in address order, as [`Self::claim`] does each. Returns the part
+    /// that was claimed, at least one granule, and why that is not all of `range`.
+    pub(crate) fn claim_run(
+        &self,
+        range: GranuleRange,
+        from: State,
+        to: State,
+    ) -> Result<(GranuleRange, Result<()>)> {
+        let mut top = range.base();
+        let region = self.region(top).ok_or(Error::Input)?;
+        let mut outcome = Ok(());
+        for word in region.words_from(top)? {
+            if top >= range.top() {
+                break;
             }
-            if value & LOCKED == 0 && exchange(word, value, to as u32) {
-                return Ok(());
+            outcome = claim_word(word, from, to);
+            if outcome.is_err() {
+                break;
             }
-            core::hint::spin_loop();
+            top = top.saturating_add(GRANULE_SIZE);
         }
-        Err(Error::Busy)
+        let Some(claimed) = GranuleRange::new(range.base(), top) else {
+            return outcome.and(Err(Error::Input));
+        };
+        if top < range.top() && outcome.is_ok() {
+            // The region ends here.
+            outcome = Err(Error::Input);
+        }
+        Ok((claimed, outcome))
+    }
+
+    /// Claims every granule of `range`, which must lie in one region, or none of them.
+    pub(crate) fn claim_range(&self, range: GranuleRange, from: State, to: State) -> Result<()> {
+        let (claimed, outcome) = self.claim_run(range, from, to)?;
+        if outcome.is_err() {
+            self.change_range(claimed, to, from)?;
+        }
+        outcome
     }
 
     /// Changes the state of a granule that only this call can reach: it claimed it, or holds the
     /// lock of the realm that owns it. The granule must be in `from`, unlocked, not referred to.
     pub(crate) fn change(&self, address: u64, from: State, to: State) -> Result<()> {
         let (_, word) = self.find(address)?;
-        if exchange(word, from as u32, to as u32) {
-            Ok(())
-        } else {
-            Err(Error::Global)
+        change_word(word, from, to)
+    }
+
+    /// Changes the state of every granule of `range`, which lies in one region, as [`Self::change`]
+    /// does each.
+    pub(crate) fn change_range(&self, range: GranuleRange, from: State, to: State) -> Result<()> {
+        let region = self.region(range.base()).ok_or(Error::Input)?;
+        let count = usize::try_from(range.count()).map_err(|_| Error::Global)?;
+        let words = region.words_from(range.base())?.get(..count);
+        let mut words = words.ok_or(Error::Global)?.iter();
+        words.try_for_each(|word| change_word(word, from, to))
+    }
+}
+
+fn claim_word(word: &AtomicU32, from: State, to: State) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let value = word.load(Ordering::Relaxed);
+        if value & !LOCKED != from as u32 {
+            return Err(Error::Input);
         }
+        if value & LOCKED == 0 && exchange(word, value, to as u32) {
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    Err(Error::Busy)
+}
+
+fn change_word(word: &AtomicU32, from: State, to: State) -> Result<()> {
+    if exchange(word, from as u32, to as u32) {
+        Ok(())
+    } else {
+        Err(Error::Global)
     }
 }
 
@@ -453,6 +522,43 @@ mod tests {
         assert_eq!(claimed, Err(Error::Busy));
         drop(guard);
         assert!(other.lock(&table, BASE, State::Undelegated).is_ok());
+    }
+
+    #[test]
+    fn a_range_is_claimed_as_a_whole_or_not_at_all() {
+        let table = table();
+        let [from, to] = [State::Undelegated, State::Data];
+        let last = BASE + 3 * GRANULE_SIZE;
+        table.claim(last, from, State::Delegated).unwrap();
+        let free = GranuleRange::new(BASE, last).unwrap();
+        for top in [last + GRANULE_SIZE, last + 2 * GRANULE_SIZE] {
+            let range = GranuleRange::new(BASE, top).unwrap();
+            assert_eq!(table.claim_range(range, from, to), Err(Error::Input));
+            assert_eq!(table.in_use().count(), 1);
+        }
+        table.change(last, State::Delegated, from).unwrap();
+        let beyond = GranuleRange::new(BASE, last + 2 * GRANULE_SIZE).unwrap();
+        assert_eq!(table.claim_range(beyond, from, to), Err(Error::Input));
+        assert_eq!(table.in_use().count(), 0);
+        assert_eq!(table.claim_range(free, from, to), Ok(()));
+        assert_eq!(table.in_use().count(), 3);
+        assert_eq!(table.change_range(free, to, from), Ok(()));
+        assert_eq!(table.change_range(beyond, from, to), Err(Error::Global));
+        assert_eq!(table.in_use().count(), 0);
+    }
+
+    #[test]
+    fn a_run_is_claimed_up_to_the_first_granule_that_is_not_free() {
+        let table = table();
+        let [from, to] = [State::Undelegated, State::Moving];
+        let last = BASE + 3 * GRANULE_SIZE;
+        table.claim(last, from, State::Delegated).unwrap();
+        let range = GranuleRange::new(BASE, last + GRANULE_SIZE).unwrap();
+        let free = GranuleRange::new(BASE, last).unwrap();
+        let claimed = table.claim_run(range, from, to);
+        assert_eq!(claimed, Ok((free, Err(Error::Input))));
+        assert_eq!(table.claim_run(range, from, to), Err(Error::Input));
+        assert_eq!(table.state(last), Ok(State::Delegated));
     }
 
     #[test]

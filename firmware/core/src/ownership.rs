@@ -48,9 +48,7 @@ pub(crate) fn undelegate<P: Machine>(context: &Context<'_, P>, start: u64, end: 
     };
     go(context, start, end, &way, |range, kind| {
         if kind == Kind::Memory {
-            for granule in range.granules() {
-                context.platform.zero(granule)?;
-            }
+            context.platform.zero_range(range)?;
         } else {
             device::release_memory(context, range)?;
         }
@@ -99,19 +97,12 @@ fn move_run<P: Machine>(
 ) -> Result<u64> {
     let table = &context.tsm.granules;
     let region = table.region(start).ok_or(Error::Input)?;
-    let end = end.min(region.range().top());
-    table.claim(start, way.from, State::Moving)?;
-    let mut top = start.saturating_add(GRANULE_SIZE);
-    while top < end && table.claim(top, way.from, State::Moving).is_ok() {
-        top = top.saturating_add(GRANULE_SIZE);
-    }
-    let range = GranuleRange::new(start, top).ok_or(Error::Global)?;
+    let range = GranuleRange::new(start, end).ok_or(Error::Global)?;
+    let (range, _) = table.claim_run(range, way.from, State::Moving)?;
     let outcome = work(range, region.kind());
     let state = if outcome.is_ok() { way.to } else { way.from };
-    for granule in range.granules() {
-        table.change(granule.address(), State::Moving, state)?;
-    }
-    outcome.map(|()| top)
+    table.change_range(range, State::Moving, state)?;
+    outcome.map(|()| range.top())
 }
 
 /// Returns category, tracking state and end of the longest run from `base` that is tracked alike:

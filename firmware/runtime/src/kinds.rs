@@ -88,11 +88,11 @@ impl Exclusive {
 
 /// The only use of a range, as [`Exclusive`] is of one granule.
 #[must_use]
-pub struct ExclusiveRange<'a> {
-    bytes: &'a [AtomicU8],
+pub struct ExclusiveRange {
+    bytes: &'static [AtomicU8],
 }
 
-impl ExclusiveRange<'_> {
+impl ExclusiveRange {
     /// Ends the use; every granule is `kind` from now on.
     pub fn become_kind(self, kind: Kind) {
         for byte in self.bytes {
@@ -127,16 +127,17 @@ impl Kinds {
 
     /// Uses a granule of `kind` together with others.
     pub fn share(&self, granule: Granule, kind: Kind) -> Result<Shared, MemoryError> {
-        let byte = self.byte(granule)?;
-        let mut value = byte.load(Ordering::Relaxed);
-        loop {
-            judge(value, kind)?;
-            let more = value.checked_add(USER).ok_or(MemoryError::InUse)?;
-            match byte.compare_exchange_weak(value, more, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Ok(Shared { byte }),
-                Err(other) => value = other,
-            }
-        }
+        share_byte(self.byte(granule)?, kind)
+    }
+
+    /// Uses the granules of `range` one after the other, as [`Self::share`] does each.
+    pub fn share_each(
+        &self,
+        range: GranuleRange,
+        kind: Kind,
+    ) -> Result<impl Iterator<Item = Result<Shared, MemoryError>>, MemoryError> {
+        let bytes = self.bytes(range)?.iter();
+        Ok(bytes.map(move |byte| share_byte(byte, kind)))
     }
 
     /// Uses a granule of `kind` alone.
@@ -161,7 +162,7 @@ impl Kinds {
         &self,
         range: GranuleRange,
         kind: Kind,
-    ) -> Result<ExclusiveRange<'_>, MemoryError> {
+    ) -> Result<ExclusiveRange, MemoryError> {
         let bytes = self.bytes(range)?;
         for (index, byte) in bytes.iter().enumerate() {
             let outcome = byte.compare_exchange(
@@ -181,13 +182,25 @@ impl Kinds {
         Ok(ExclusiveRange { bytes })
     }
 
-    fn bytes(&self, range: GranuleRange) -> Result<&[AtomicU8], MemoryError> {
+    fn bytes(&self, range: GranuleRange) -> Result<&'static [AtomicU8], MemoryError> {
         let span = self.span(range).ok_or(MemoryError::NotOwned)?;
         let first = ((range.base() - span.range.base()) / GRANULE_SIZE) as usize;
         let count = range.count() as usize;
         span.bytes
             .get(first..first + count)
             .ok_or(MemoryError::NotOwned)
+    }
+}
+
+fn share_byte(byte: &'static AtomicU8, kind: Kind) -> Result<Shared, MemoryError> {
+    let mut value = byte.load(Ordering::Relaxed);
+    loop {
+        judge(value, kind)?;
+        let more = value.checked_add(USER).ok_or(MemoryError::InUse)?;
+        match byte.compare_exchange_weak(value, more, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return Ok(Shared { byte }),
+            Err(other) => value = other,
+        }
     }
 }
 

@@ -91,6 +91,9 @@ impl GranuleMemory for Machine {
     fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
         self.memory.zero(granule)
     }
+    fn zero_range(&self, range: GranuleRange) -> Result<(), MemoryError> {
+        self.memory.zero_range(range)
+    }
     fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
         self.memory.read(granule, offset, out)
     }
@@ -110,18 +113,30 @@ impl GranuleMemory for Machine {
     fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
         self.memory.discard::<T>(granule)
     }
-    fn table_create(
-        &self,
-        granule: Granule,
-        fill: impl FnMut(usize) -> u64,
-    ) -> Result<(), MemoryError> {
-        self.memory.table_create(granule, fill)
+    fn table_create(&self, granule: Granule, first: u64, step: u64) -> Result<(), MemoryError> {
+        self.memory.table_create(granule, first, step)
     }
     fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
         self.memory.table_read(granule, index)
     }
+    fn table_read_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        out: &mut [u64],
+    ) -> Result<(), MemoryError> {
+        self.memory.table_read_run(granule, index, out)
+    }
     fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError> {
         self.memory.table_write(granule, index, entry)
+    }
+    fn table_write_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        entries: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<(), MemoryError> {
+        self.memory.table_write_run(granule, index, entries)
     }
     fn table_discard(&self, granule: Granule) -> Result<(), MemoryError> {
         self.memory.table_discard(granule)

@@ -6,7 +6,7 @@
 use core::any::TypeId;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use tsm_platform::{GRANULE_SIZE, Granule, MemoryError, Object};
+use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, MemoryError, Object};
 
 use crate::arch;
 use crate::kinds::{Exclusive, Kind, Kinds};
@@ -86,6 +86,19 @@ impl Memory {
         // SAFETY: the granule is raw, so `pointer` is mapped memory of one granule that no Rust
         // reference points to; `_shared` keeps it so until the end of this function.
         unsafe { arch::zero_granule(pointer) };
+        Ok(())
+    }
+
+    /// Zeroes every granule of a range, all of them raw.
+    pub fn zero_range(&self, range: GranuleRange) -> Result<(), MemoryError> {
+        let base = self.window.at(range.base(), range.top() - range.base());
+        let base = base.ok_or(MemoryError::NotOwned)?;
+        for (number, shared) in self.kinds.share_each(range, Kind::Raw)?.enumerate() {
+            let _shared = shared?;
+            // SAFETY: as in `zero`: this granule of the range is raw while `_shared` lives, and the
+            // window shows the whole range.
+            unsafe { arch::zero_granule(base.wrapping_add(number * SIZE)) };
+        }
         Ok(())
     }
 
@@ -180,16 +193,24 @@ impl Memory {
     }
 
     /// Turns a raw granule into a table.
-    pub fn table_create(
-        &self,
-        granule: Granule,
-        mut fill: impl FnMut(usize) -> u64,
-    ) -> Result<(), MemoryError> {
-        let pointer = self.pointer(granule)?.cast::<u64>();
+    pub fn table_create(&self, granule: Granule, first: u64, step: u64) -> Result<(), MemoryError> {
+        /// Words that are written at a time.
+        const LINE: usize = 8;
+        const { assert!(ENTRIES.is_multiple_of(LINE)) };
+        let pointer = self.pointer(granule)?;
         let exclusive = self.kinds.claim(granule, Kind::Raw)?;
-        for index in 0..ENTRIES {
-            // SAFETY: the granule is ours alone and holds `ENTRIES` aligned words.
-            unsafe { pointer.add(index).write(fill(index)) };
+        if (first, step) == (0, 0) {
+            // SAFETY: the granule is ours alone.
+            unsafe { arch::zero_granule(pointer) };
+        } else {
+            let pointer = pointer.cast::<[u64; LINE]>();
+            let mut line: [u64; LINE] =
+                core::array::from_fn(|index| first.wrapping_add(step.wrapping_mul(index as u64)));
+            for index in 0..ENTRIES / LINE {
+                // SAFETY: the granule is ours alone and holds `ENTRIES` aligned words.
+                unsafe { pointer.add(index).write(line) };
+                line = line.map(|entry| entry.wrapping_add(step.wrapping_mul(LINE as u64)));
+            }
         }
         exclusive.become_kind(Kind::Table);
         // A walker that is shown the table next must see it filled.
@@ -199,10 +220,27 @@ impl Memory {
 
     /// Reads an entry of a table.
     pub fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
-        let entry = self.entry(granule, index)?;
+        let entry = self.entries(granule, index, 1)?;
         let _shared = self.kinds.share(granule, Kind::Table)?;
         // SAFETY: the word lies in a table, which software reaches by atomic accesses only.
         Ok(unsafe { AtomicU64::from_ptr(entry) }.load(Ordering::Relaxed))
+    }
+
+    /// Reads entries of a table from `index` on.
+    pub fn table_read_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        out: &mut [u64],
+    ) -> Result<(), MemoryError> {
+        let first = self.entries(granule, index, out.len())?;
+        let _shared = self.kinds.share(granule, Kind::Table)?;
+        for (number, place) in out.iter_mut().enumerate() {
+            // SAFETY: as in `table_read`, of as many entries as were checked.
+            let entry = unsafe { AtomicU64::from_ptr(first.wrapping_add(number)) };
+            *place = entry.load(Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Writes an entry of a table.
@@ -212,10 +250,25 @@ impl Memory {
         index: usize,
         value: u64,
     ) -> Result<(), MemoryError> {
-        let entry = self.entry(granule, index)?;
+        self.table_write_run(granule, index, core::iter::once(value))
+    }
+
+    /// Writes entries of a table from `index` on.
+    pub fn table_write_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        values: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<(), MemoryError> {
+        let count = values.len();
+        let first = self.entries(granule, index, count)?;
         let _shared = self.kinds.share(granule, Kind::Table)?;
-        // SAFETY: as in `table_read`.
-        unsafe { AtomicU64::from_ptr(entry) }.store(value, Ordering::Relaxed);
+        // The iterator is not trusted to be as long as it says.
+        for (number, value) in values.take(count).enumerate() {
+            // SAFETY: as in `table_read`, of as many entries as were checked.
+            let entry = unsafe { AtomicU64::from_ptr(first.wrapping_add(number)) };
+            entry.store(value, Ordering::Relaxed);
+        }
         arch::publish_table();
         Ok(())
     }
@@ -230,8 +283,14 @@ impl Memory {
         Ok(())
     }
 
-    fn entry(&self, granule: Granule, index: usize) -> Result<*mut u64, MemoryError> {
-        if index >= ENTRIES {
+    /// Returns where entry `index` lies, if `count` entries from it on are inside a table.
+    fn entries(
+        &self,
+        granule: Granule,
+        index: usize,
+        count: usize,
+    ) -> Result<*mut u64, MemoryError> {
+        if index.checked_add(count).is_none_or(|end| end > ENTRIES) {
             return Err(MemoryError::NotOwned);
         }
         let pointer = self.pointer(granule)?.cast::<u64>();
@@ -249,7 +308,7 @@ fn check(offset: usize, length: usize) -> Result<(), MemoryError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Memory, SIZE, Window};
+    use super::{ENTRIES, Memory, SIZE, Window};
     use crate::kinds::tests::{kinds, take};
     use std::alloc::{Layout, alloc_zeroed};
     use tsm_platform::{Granule, GranuleRange, MemoryError, Object};
@@ -331,7 +390,7 @@ mod tests {
     #[test]
     fn a_table_is_only_a_table() {
         let (memory, granule) = memory();
-        memory.table_create(granule, |index| index as u64).unwrap();
+        memory.table_create(granule, 0, 1).unwrap();
         assert_eq!(memory.table_read(granule, 511), Ok(511));
         memory.table_write(granule, 511, 5).unwrap();
         assert_eq!(memory.table_read(granule, 511), Ok(5));
@@ -339,5 +398,41 @@ mod tests {
         assert_eq!(memory.write(granule, 0, &[1]), Err(MemoryError::WrongKind));
         memory.table_discard(granule).unwrap();
         assert_eq!(memory.table_read(granule, 0), Err(MemoryError::WrongKind));
+    }
+
+    #[test]
+    fn runs_of_entries_stay_inside_their_table() {
+        let (memory, granule) = memory();
+        memory.table_create(granule, 7, 5).unwrap();
+        let mut all = [0; ENTRIES];
+        memory.table_read_run(granule, 0, &mut all).unwrap();
+        let expected = (0..ENTRIES as u64).map(|index| 7 + 5 * index);
+        assert!(all.into_iter().eq(expected));
+        let written = memory.table_write_run(granule, ENTRIES - 2, [1, 2].into_iter());
+        assert_eq!(written, Ok(()));
+        memory.table_read_run(granule, 0, &mut all).unwrap();
+        let [.., before, first, second] = all;
+        assert_eq!([before, first, second], [7 + 5 * 509, 1, 2]);
+        let refused = Err(MemoryError::NotOwned);
+        let written = memory.table_write_run(granule, ENTRIES - 1, [3, 4].into_iter());
+        assert_eq!(written, refused);
+        assert_eq!(memory.table_read_run(granule, 1, &mut all), refused);
+        let read = memory.table_read_run(granule, usize::MAX, &mut all);
+        assert_eq!(read, refused);
+        assert_eq!(memory.table_read(granule, ENTRIES - 1), Ok(2));
+    }
+
+    #[test]
+    fn a_range_is_zeroed_only_if_it_is_owned() {
+        let (memory, granule) = memory();
+        memory.write(granule, 0, &[1; SIZE]).unwrap();
+        let both = GranuleRange::new(BASE, BASE + 2 * SIZE as u64).unwrap();
+        assert_eq!(memory.zero_range(both), Err(MemoryError::NotOwned));
+        memory.write(granule, 0, &[1; SIZE]).unwrap();
+        let owned = GranuleRange::single(granule).unwrap();
+        assert_eq!(memory.zero_range(owned), Ok(()));
+        let mut out = [1; SIZE];
+        memory.read(granule, 0, &mut out).unwrap();
+        assert_eq!(out, [0; SIZE]);
     }
 }

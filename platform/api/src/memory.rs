@@ -3,7 +3,7 @@
 
 //! Memory of the host, which is never trusted, and memory that the TSM owns.
 
-use crate::{Granule, HostPa};
+use crate::{Granule, GranuleRange, HostPa};
 
 /// Reports that host memory could not be reached: not host memory, or taken meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub trait Object: Send + 'static {}
 pub trait GranuleMemory {
     /// Zeroes a raw granule.
     fn zero(&self, granule: Granule) -> Result<(), MemoryError>;
+    /// Zeroes each granule of `range`, all of them raw. After an error some of them are zero.
+    fn zero_range(&self, range: GranuleRange) -> Result<(), MemoryError>;
     /// Copies from a raw granule. `offset + out.len()` must not pass the granule's end.
     fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError>;
     /// Copies into a raw granule. `offset + data.len()` must not pass the granule's end.
@@ -59,16 +61,27 @@ pub trait GranuleMemory {
     /// Drops the object in `granule` and zeroes it; it becomes raw.
     fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError>;
 
-    /// Turns a raw granule into a table whose entry `i` is `fill(i)`.
-    fn table_create(
-        &self,
-        granule: Granule,
-        fill: impl FnMut(usize) -> u64,
-    ) -> Result<(), MemoryError>;
+    /// Turns a raw granule into a table whose entry `i` is `first + i * step`, wrapping.
+    fn table_create(&self, granule: Granule, first: u64, step: u64) -> Result<(), MemoryError>;
     /// Reads entry `index` (0 to 511) of a table.
     fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError>;
+    /// Reads as many entries as `out` takes, from `index` on. `index + out.len()` must not pass 512.
+    fn table_read_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        out: &mut [u64],
+    ) -> Result<(), MemoryError>;
     /// Writes entry `index` of a table in one store, visible to walkers before this returns.
     fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError>;
+    /// Writes `entries` from `index` on, each in one store, all of them visible to walkers before
+    /// this returns. `index + entries.len()` must not pass 512.
+    fn table_write_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        entries: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<(), MemoryError>;
     /// Zeroes a table; it becomes raw.
     fn table_discard(&self, granule: Granule) -> Result<(), MemoryError>;
 }

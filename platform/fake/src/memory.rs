@@ -243,10 +243,23 @@ fn part(offset: usize, length: usize) -> Result<std::ops::Range<usize>, MemoryEr
     end.map(|end| offset..end).ok_or(MemoryError::TooLarge)
 }
 
+fn run(
+    entries: &mut [u64; ENTRIES],
+    index: usize,
+    count: usize,
+) -> Result<&mut [u64], MemoryError> {
+    let end = index.checked_add(count).ok_or(MemoryError::TooLarge)?;
+    entries.get_mut(index..end).ok_or(MemoryError::TooLarge)
+}
+
 impl GranuleMemory for Fake {
     fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
         lock(&self.memory).raw(granule)?.fill(0);
         Ok(())
+    }
+
+    fn zero_range(&self, range: GranuleRange) -> Result<(), MemoryError> {
+        range.granules().try_for_each(|granule| self.zero(granule))
     }
 
     fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
@@ -312,14 +325,11 @@ impl GranuleMemory for Fake {
         }
     }
 
-    fn table_create(
-        &self,
-        granule: Granule,
-        mut fill: impl FnMut(usize) -> u64,
-    ) -> Result<(), MemoryError> {
+    fn table_create(&self, granule: Granule, first: u64, step: u64) -> Result<(), MemoryError> {
         let mut memory = lock(&self.memory);
         memory.raw(granule)?;
-        let entries = Box::new(std::array::from_fn(&mut fill));
+        let entry = |index| first.wrapping_add(step.wrapping_mul(index as u64));
+        let entries = Box::new(std::array::from_fn(entry));
         *memory.content(granule)? = Content::Table(entries);
         Ok(())
     }
@@ -333,6 +343,18 @@ impl GranuleMemory for Fake {
             .ok_or(MemoryError::TooLarge)
     }
 
+    fn table_read_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        out: &mut [u64],
+    ) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        let entries = run(memory.table(granule)?, index, out.len())?;
+        out.copy_from_slice(entries);
+        Ok(())
+    }
+
     fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError> {
         let mut memory = lock(&self.memory);
         let slot = memory
@@ -340,6 +362,20 @@ impl GranuleMemory for Fake {
             .get_mut(index)
             .ok_or(MemoryError::TooLarge)?;
         *slot = entry;
+        Ok(())
+    }
+
+    fn table_write_run(
+        &self,
+        granule: Granule,
+        index: usize,
+        entries: impl ExactSizeIterator<Item = u64>,
+    ) -> Result<(), MemoryError> {
+        let mut memory = lock(&self.memory);
+        let slots = run(memory.table(granule)?, index, entries.len())?;
+        for (slot, entry) in slots.iter_mut().zip(entries) {
+            *slot = entry;
+        }
         Ok(())
     }
 

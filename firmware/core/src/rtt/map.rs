@@ -10,7 +10,8 @@ use tsm_platform::{GranuleRange, HostPa};
 use super::list::{Block, Blocks, Output};
 use super::{
     Context, Entry, Error, GRANULE_SIZE, GRANULES_PER_CALL, Granule, LEAF_LEVEL, Machine, Pa,
-    Realm, Result, Ripas, Slot, State, TABLE_ENTRIES, entry_bytes, granules, read, walk, write,
+    Realm, Result, Ripas, Slot, State, TABLE_ENTRIES, entry_bytes, granules, range_of, read, walk,
+    write,
 };
 use crate::error::Reply;
 use crate::granule::{GRANULE_BYTES, Kind};
@@ -97,19 +98,13 @@ pub(super) fn claim<P: Machine>(
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let table = &context.tsm.granules;
-    let mut claimed = 0_u64;
-    let taken = granules(pa, bytes).try_for_each(|address| {
-        let region = table.region(address).filter(|region| region.kind() == kind);
-        region.ok_or(Error::Input)?;
-        table.claim(address, State::Delegated, state)?;
-        claimed = claimed.saturating_add(GRANULE_SIZE);
-        Ok(())
-    });
-    let outcome = taken.and_then(|()| work());
+    let range = range_of(pa, bytes)?;
+    let region = table.region(pa).filter(|region| region.kind() == kind);
+    region.ok_or(Error::Input)?;
+    table.claim_range(range, State::Delegated, state)?;
+    let outcome = work();
     if outcome.is_err() {
-        for address in granules(pa, claimed) {
-            table.change(address, state, State::Delegated)?;
-        }
+        table.change_range(range, state, State::Delegated)?;
     }
     outcome
 }
@@ -134,10 +129,7 @@ impl<P: Machine> Mapping<P> for DataMapping {
         };
         let block = (block.address, entry_bytes::<P>(slot.level)?);
         claim(context, Kind::Memory, State::Data, block, || {
-            for address in granules(block.0, block.1) {
-                let granule = Granule::new(address).ok_or(Error::Global)?;
-                context.platform.zero(granule)?;
-            }
+            context.platform.zero_range(range_of(block.0, block.1)?)?;
             let pa = Pa(block.0);
             write(context, slot, &Entry::Assigned { pa, ripas })
         })?;

@@ -19,7 +19,7 @@ mod structure;
 mod unmap;
 
 use tsm_iommu::stage2::{Entry, LEAF_LEVEL, Ripas, Stage2Format, TABLE_ENTRIES};
-use tsm_platform::{GRANULE_SIZE, Granule, Ipa, Pa};
+use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Ipa, Pa};
 
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
@@ -138,6 +138,14 @@ fn invalidate<P: Machine>(
 pub(crate) fn granules(pa: u64, bytes: u64) -> impl DoubleEndedIterator<Item = u64> {
     let count = bytes.checked_div(GRANULE_SIZE).unwrap_or(0);
     (0..count).map(move |index| pa.wrapping_add(index.wrapping_mul(GRANULE_SIZE)))
+}
+
+/// Returns the granules of `bytes` bytes at `pa`, both of which the host may have chosen.
+fn range_of(pa: u64, bytes: u64) -> Result<GranuleRange> {
+    let range = pa
+        .checked_add(bytes)
+        .and_then(|top| GranuleRange::new(pa, top));
+    range.ok_or(Error::Input)
 }
 
 /// Returns the address `count` granules or blocks of `bytes` bytes after `pa`.

@@ -103,11 +103,14 @@ pub(crate) fn ripas_at<P: Machine>(
     let bytes = entry_bytes::<P>(slot.level)?;
     let ripas = ripas_of(&entry);
     let offset = base.checked_rem(bytes).ok_or(Error::Global)?;
-    let mut end = base.checked_sub(offset).ok_or(Error::Global)?;
-    for index in slot.index..TABLE_ENTRIES {
+    let first = base.checked_sub(offset).ok_or(Error::Global)?;
+    let mut end = first.checked_add(bytes).ok_or(Error::Global)?;
+    for index in slot.index.saturating_add(1)..TABLE_ENTRIES {
+        if end >= top {
+            break;
+        }
         let entry = read(context, slot.at(index))?;
-        let other = matches!(entry, Entry::Table { .. }) || ripas_of(&entry) != ripas;
-        if end >= top || other {
+        if matches!(entry, Entry::Table { .. }) || ripas_of(&entry) != ripas {
             break;
         }
         end = end.checked_add(bytes).ok_or(Error::Global)?;

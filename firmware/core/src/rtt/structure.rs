@@ -44,6 +44,22 @@ fn child<P: Machine>(level: u8, parent: &Entry, index: usize) -> Result<Entry> {
     })
 }
 
+/// Returns the word of the first entry of a table of `level` that stands for what `parent` stood
+/// for, and what each word has more than the one before.
+fn children<P: Machine>(level: u8, parent: &Entry) -> Result<(u64, u64)> {
+    let word = |index| encode::<P>(level, &child::<P>(level, parent, index)?);
+    let (first, second, last) = (word(0)?, word(1)?, word(TABLE_ENTRIES.saturating_sub(1))?);
+    let step = second.wrapping_sub(first);
+    // A format in which addresses are not simply added could not be filled like this.
+    let linear =
+        u64::from(LIVE_BLOCK).wrapping_sub(1).wrapping_mul(step) == last.wrapping_sub(first);
+    if linear {
+        Ok((first, step))
+    } else {
+        Err(Error::Global)
+    }
+}
+
 /// Makes the table of `level` for `ipa` from the delegated granule at `table`.
 pub(crate) fn create<P: Machine>(
     context: &Context<'_, P>,
@@ -62,21 +78,10 @@ pub(crate) fn create<P: Machine>(
     if !context.is_memory(table) {
         return Err(Error::Input);
     }
-    // Every child can be encoded if the first and the last can.
-    for index in [0, TABLE_ENTRIES.saturating_sub(1)] {
-        encode::<P>(level, &child::<P>(level, &parent, index)?)?;
-    }
-    let uniform = match parent {
-        Entry::Unassigned { .. } => Some(encode::<P>(level, &parent)?),
-        _ => None,
-    };
-    context.platform.table_create(guard.granule(), |index| {
-        uniform.unwrap_or_else(|| {
-            child::<P>(level, &parent, index)
-                .and_then(|entry| encode::<P>(level, &entry))
-                .unwrap_or(0)
-        })
-    })?;
+    let (first, step) = children::<P>(level, &parent)?;
+    context
+        .platform
+        .table_create(guard.granule(), first, step)?;
     if let Err(error) = replace(
         context,
         realm,
@@ -368,7 +373,7 @@ fn create_root<P: Machine>(context: &Context<'_, P>, address: u64) -> Result<()>
         .tsm
         .granules
         .claim(address, State::Delegated, State::Moving)?;
-    let made = context.platform.table_create(table, |_| empty);
+    let made = context.platform.table_create(table, empty, 0);
     let state = if made.is_ok() {
         State::Rtt
     } else {

@@ -3,11 +3,13 @@
 
 //! Unmapping ranges of private, shared and device memory.
 
+use heapless::Vec;
+
 use super::list::{Block, Output, Report};
 use super::{
-    Context, Entry, Error, GRANULE_SIZE, GRANULES_PER_CALL, Granule, LEAF_LEVEL, Machine, Realm,
-    Result, Ripas, Slot, State, TABLE_ENTRIES, decode, encode, entry_bytes, granules, invalidate,
-    is_live, read_raw, walk, write,
+    Context, Entry, Error, GRANULE_SIZE, GRANULES_PER_CALL, GranuleRange, LEAF_LEVEL, Machine,
+    Realm, Result, Ripas, Slot, State, TABLE_ENTRIES, decode, encode, entry_bytes, invalidate,
+    is_live, range_of, walk,
 };
 use crate::error::Reply;
 
@@ -30,10 +32,10 @@ impl Flavor {
         }
     }
 
-    /// Returns the entry that is left. What the guest had accepted is destroyed, not empty: it can
-    /// see that the host took it.
-    const fn remainder(entry: &Entry) -> Entry {
-        let ripas = match entry {
+    /// Returns the RIPAS of the unassigned entry that is left. What the guest had accepted is
+    /// destroyed, not empty: it can see that the host took it.
+    const fn remainder(entry: &Entry) -> Ripas {
+        match entry {
             Entry::Assigned {
                 ripas: Ripas::Empty,
                 ..
@@ -44,40 +46,45 @@ impl Flavor {
             }
             | Entry::Shared { .. } => Ripas::Empty,
             _ => Ripas::Destroyed,
-        };
-        Entry::Unassigned { ripas }
+        }
     }
 }
 
-/// The entries of one table that a call takes away: their raw words, by index; zero if kept.
-struct Sweep {
+/// Entries of a table, filled where they are: moving them would cost more than most calls do.
+type Entries = Vec<u64, TABLE_ENTRIES>;
+
+/// Entries of one table, as they were, and which of them a call takes away.
+struct Sweep<'a> {
     slot: Slot,
     base: u64,
     top: u64,
-    /// Index after the last that was looked at.
-    end: usize,
-    raws: [u64; TABLE_ENTRIES],
+    flavor: Flavor,
+    raws: &'a [u64],
 }
 
-impl Sweep {
-    fn taken(&self) -> impl Iterator<Item = (Slot, u64)> {
-        // An entry without meaning to anybody is written as zero, so zero is never taken.
-        let all = self.raws.iter().copied().enumerate();
-        let swept = all.take(self.end).skip(self.slot.index);
-        swept
-            .filter(|(_, raw)| *raw != 0)
-            .map(|(index, raw)| (self.slot.at(index), raw))
+impl Sweep<'_> {
+    /// Yields each entry that is taken, and what it maps.
+    fn taken<P: Machine>(&self) -> impl Iterator<Item = (Entry, u64)> {
+        self.raws
+            .iter()
+            .filter_map(|raw| taken::<P>(self.slot.level, *raw, self.flavor))
     }
 }
 
+fn taken<P: Machine>(level: u8, raw: u64, flavor: Flavor) -> Option<(Entry, u64)> {
+    let entry = decode::<P>(level, raw).ok()?;
+    Some((entry, flavor.address(&entry)?))
+}
+
 /// Finds what the call takes and fills `report`. Changes nothing.
-fn plan<P: Machine>(
+fn plan<'a, P: Machine>(
     context: &Context<'_, P>,
     realm: &Realm,
     (base, top): (u64, u64),
     flavor: Flavor,
     report: &mut Report,
-) -> Result<Sweep> {
+    raws: &'a mut Entries,
+) -> Result<Sweep<'a>> {
     realm.check_range(base, top, flavor != Flavor::Shared)?;
     let (slot, _) = walk(context, realm, base, LEAF_LEVEL)?;
     let bytes = entry_bytes::<P>(slot.level)?;
@@ -85,21 +92,17 @@ fn plan<P: Machine>(
     if !base.is_multiple_of(bytes) {
         return Err(stop);
     }
-    let mut sweep = Sweep {
+    read_run(
+        context,
         slot,
-        base,
-        top: base,
-        end: slot.index,
-        raws: [0; TABLE_ENTRIES],
-    };
+        top.saturating_sub(base).checked_div(bytes),
+        raws,
+    )?;
+    let mut end = base;
+    let mut kept = 0_usize;
     let mut budget = GRANULES_PER_CALL;
-    for index in slot.index..TABLE_ENTRIES {
-        let next = sweep.top.checked_add(bytes).ok_or(Error::Input)?;
-        if next > top {
-            break;
-        }
-        let raw = read_raw(context, slot.at(index))?;
-        let entry = decode::<P>(slot.level, raw)?;
+    for raw in &*raws {
+        let entry = decode::<P>(slot.level, *raw)?;
         let shared = matches!(entry, Entry::Shared { .. });
         if is_live(&entry) || shared {
             let Some(address) = flavor.address(&entry) else {
@@ -116,66 +119,111 @@ fn plan<P: Machine>(
                 break;
             }
             budget = budget.saturating_sub(cost);
-            *sweep.raws.get_mut(index).ok_or(Error::Global)? = raw;
         }
-        sweep.top = next;
-        sweep.end = index.saturating_add(1);
+        end = end.checked_add(bytes).ok_or(Error::Input)?;
+        kept = kept.saturating_add(1);
     }
-    if sweep.top == base {
-        Err(stop)
-    } else {
-        Ok(sweep)
+    raws.truncate(kept);
+    if kept == 0 {
+        return Err(stop);
     }
+    Ok(Sweep {
+        slot,
+        base,
+        top: end,
+        flavor,
+        raws,
+    })
+}
+
+/// Reads `count` entries of a table from `slot` on, or those up to its end.
+fn read_run<P: Machine>(
+    context: &Context<'_, P>,
+    slot: Slot,
+    count: Option<u64>,
+    raws: &mut Entries,
+) -> Result<()> {
+    let rest = TABLE_ENTRIES.saturating_sub(slot.index);
+    let count = count.and_then(|count| usize::try_from(count).ok());
+    raws.resize(count.unwrap_or(rest).min(rest), 0)
+        .map_err(|_| Error::Global)?;
+    Ok(context
+        .platform
+        .table_read_run(slot.table, slot.index, raws)?)
 }
 
 /// Takes the planned entries away, completes the invalidation, and lets their granules go.
-fn carry_out<P: Machine>(
-    context: &Context<'_, P>,
-    realm: &Realm,
-    sweep: &Sweep,
-    flavor: Flavor,
-) -> Result<()> {
+fn carry_out<P: Machine>(context: &Context<'_, P>, realm: &Realm, sweep: &Sweep) -> Result<()> {
+    let Slot {
+        table,
+        level,
+        index,
+    } = sweep.slot;
+    let remainder = |ripas| encode::<P>(level, &Entry::Unassigned { ripas });
+    let (empty, destroyed) = (remainder(Ripas::Empty)?, remainder(Ripas::Destroyed)?);
     let mut walkable = false;
-    for (slot, raw) in sweep.taken() {
-        let entry = decode::<P>(slot.level, raw)?;
+    let entries = sweep.raws.iter().map(|raw| {
+        let Some((entry, _)) = taken::<P>(level, *raw, sweep.flavor) else {
+            return *raw;
+        };
         walkable |= entry.is_walkable();
-        write(context, slot, &Flavor::remainder(&entry))?;
-    }
-    if walkable && let Err(error) = invalidate(context, realm, sweep.base, sweep.top) {
-        for (slot, raw) in sweep.taken() {
-            context.platform.table_write(slot.table, slot.index, raw)?;
+        match Flavor::remainder(&entry) {
+            Ripas::Empty => empty,
+            _ => destroyed,
         }
+    });
+    context.platform.table_write_run(table, index, entries)?;
+    if walkable && let Err(error) = invalidate(context, realm, sweep.base, sweep.top) {
+        let entries = sweep.raws.iter().copied();
+        context.platform.table_write_run(table, index, entries)?;
         return Err(error);
     }
-    for (slot, raw) in sweep.taken() {
-        let entry = decode::<P>(slot.level, raw)?;
-        let address = flavor.address(&entry).ok_or(Error::Global)?;
-        for granule in granules(address, entry_bytes::<P>(slot.level)?) {
-            let_go(context, realm, granule, flavor)?;
-        }
-        if flavor != Flavor::Shared {
-            context.tsm.granules.release(slot.table.address(), 1)?;
-        }
+    let bytes = entry_bytes::<P>(level)?;
+    let mut live = 0_u32;
+    // What follows each other in one region goes together.
+    let mut run: Option<GranuleRange> = None;
+    let together = |run: GranuleRange, next: GranuleRange| {
+        let region = context.tsm.granules.region(run.base());
+        run.top() == next.base()
+            && region.is_some_and(|region| region.range().contains(next.base()))
+    };
+    for (_, address) in sweep.taken::<P>() {
+        let next = range_of(address, bytes)?;
+        run = match run {
+            Some(run) if together(run, next) => GranuleRange::new(run.base(), next.top()),
+            Some(run) => {
+                let_go(context, realm, run, sweep.flavor)?;
+                Some(next)
+            }
+            None => Some(next),
+        };
+        live = live.saturating_add(1);
     }
-    Ok(())
+    if let Some(run) = run {
+        let_go(context, realm, run, sweep.flavor)?;
+    }
+    if sweep.flavor == Flavor::Shared {
+        return Ok(());
+    }
+    context.tsm.granules.release(table.address(), live)
 }
 
 fn let_go<P: Machine>(
     context: &Context<'_, P>,
     realm: &Realm,
-    address: u64,
+    range: GranuleRange,
     flavor: Flavor,
 ) -> Result<()> {
     let table = &context.tsm.granules;
     match flavor {
         Flavor::Data => {
-            context
-                .platform
-                .zero(Granule::new(address).ok_or(Error::Global)?)?;
-            table.change(address, State::Data, State::Delegated)
+            context.platform.zero_range(range)?;
+            table.change_range(range, State::Data, State::Delegated)
         }
-        Flavor::Device => table.change(address, State::Mapped, State::Delegated),
-        Flavor::Shared if realm.devices_allowed => table.release(address, 1),
+        Flavor::Device => table.change_range(range, State::Mapped, State::Delegated),
+        Flavor::Shared if realm.devices_allowed => range
+            .granules()
+            .try_for_each(|granule| table.release(granule.address(), 1)),
         Flavor::Shared => Ok(()),
     }
 }
@@ -188,9 +236,10 @@ fn unmap<P: Machine>(
     flavor: Flavor,
 ) -> Result {
     let mut report = Report::new(output)?;
-    let sweep = plan(context, realm, range, flavor, &mut report)?;
+    let mut raws = Entries::new();
+    let sweep = plan(context, realm, range, flavor, &mut report, &mut raws)?;
     report.publish(context)?;
-    carry_out(context, realm, &sweep, flavor)?;
+    carry_out(context, realm, &sweep)?;
     let (descriptor, count) = report.registers();
     Ok(Reply::three(sweep.top, descriptor, count))
 }
@@ -235,38 +284,33 @@ pub(super) fn rewrite<P: Machine>(
     change: impl Fn(&Entry) -> Option<Entry>,
 ) -> Result<u64> {
     let bytes = entry_bytes::<P>(slot.level)?;
-    let mut sweep = Sweep {
+    let (mut old, mut new) = (Entries::new(), Entries::new());
+    read_run(
+        context,
         slot,
-        base,
-        top: base,
-        end: slot.index,
-        raws: [0; TABLE_ENTRIES],
-    };
+        top.saturating_sub(base).checked_div(bytes),
+        &mut old,
+    )?;
+    let mut end = base;
     let mut revoked = false;
-    for index in slot.index..TABLE_ENTRIES {
-        let next = sweep.top.checked_add(bytes).ok_or(Error::Input)?;
-        let slot = slot.at(index);
-        if next > top {
-            break;
-        }
-        let raw = read_raw(context, slot)?;
-        let old = decode::<P>(slot.level, raw)?;
-        let Some(new) = change(&old) else { break };
-        revoked |= old.is_walkable() && new != old;
-        let new = encode::<P>(slot.level, &new)?;
-        if new != raw {
-            context.platform.table_write(slot.table, slot.index, new)?;
-            // Zero marks an entry that is kept, so it is written down as one that differs.
-            *sweep.raws.get_mut(index).ok_or(Error::Global)? = !raw;
-        }
-        sweep.top = next;
-        sweep.end = index.saturating_add(1);
+    for raw in &old {
+        let entry = decode::<P>(slot.level, *raw)?;
+        let Some(changed) = change(&entry) else { break };
+        revoked |= entry.is_walkable() && changed != entry;
+        new.push(encode::<P>(slot.level, &changed)?)
+            .map_err(|_| Error::Global)?;
+        end = end.checked_add(bytes).ok_or(Error::Input)?;
     }
-    if revoked && let Err(error) = invalidate(context, realm, base, sweep.top) {
-        for (slot, raw) in sweep.taken() {
-            context.platform.table_write(slot.table, slot.index, !raw)?;
-        }
+    let entries = new.iter().copied();
+    context
+        .platform
+        .table_write_run(slot.table, slot.index, entries)?;
+    if revoked && let Err(error) = invalidate(context, realm, base, end) {
+        let entries = old.iter().copied().take(new.len());
+        context
+            .platform
+            .table_write_run(slot.table, slot.index, entries)?;
         return Err(error);
     }
-    Ok(sweep.top)
+    Ok(end)
 }
