@@ -179,8 +179,9 @@ pub(super) const CPTR: u64 = 0x32ff | 1 << 30 | 1 << 20 | 1 << 12 | 1 << 8;
 const CPTR_FP: u64 = 1 << 10;
 pub(super) const CPTR_SVE: u64 = 1 << 8;
 
-/// MDCR_EL2: trap performance monitors, all debug registers, and trace buffers.
-const MDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11;
+/// MDCR_EL2: trap performance monitors (5, 6), all debug registers (9 to 11), and the controls of
+/// statistical profiling (14) and trace (19); fields that are zero keep its buffers from the guest.
+const MDCR: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 14 | 1 << 19;
 /// MDCR_EL2: the number of event counters, which is left alone.
 const HPMN: u64 = 0x1f;
 
