@@ -18,6 +18,7 @@ use super::{cpus, flow, memory, pci};
 /// Runs the tests and ends the machine.
 pub fn run() -> ! {
     worlds();
+    redistributor();
     power();
     registers_survive();
     let result = calls().and_then(|()| cpus::run()).and_then(|()| granules());
@@ -41,6 +42,8 @@ fn worlds() {
         ("fw-cfg", board::FW_CFG as u64),
         ("virtio-mmio-first", 0x0a00_0000),
         ("virtio-mmio-last", 0x0a00_3e00),
+        ("interrupt-translation-control", 0x0808_0000),
+        ("interrupt-translation-doorbell", 0x0809_0040),
     ];
     for (name, address) in places {
         for write in [false, true] {
@@ -63,6 +66,40 @@ fn worlds() {
         let seen = vectors::read(address);
         check(name, format_args!("load: {seen:x?}"), seen.is_err());
     }
+}
+
+/// The host's redistributor has no interrupts that live in memory: their tables would be read and
+/// written past granule protection.
+fn redistributor() {
+    const FRAME: u64 = 0x080a_0000;
+    const CONTROL: u64 = FRAME;
+    const TYPER: u64 = FRAME + 0x08;
+    const TABLES: [u64; 4] = [FRAME + 0x70, FRAME + 0x74, FRAME + 0x78, FRAME + 0x7c];
+    /// PLPIS, VLPIS and DirectLPI of TYPER; EnableLPIs of the control register.
+    const LPIS: u32 = 0b1011;
+    const ENABLE: u32 = 1;
+    let kind = vectors::read(TYPER);
+    check(
+        "redistributor-has-no-lpis",
+        format_args!("TYPER {kind:x?}"),
+        kind.is_ok_and(|kind| kind & LPIS == 0),
+    );
+    for table in TABLES {
+        let stored = vectors::write(table, 0x7f00_0000);
+        let loaded = vectors::read(table);
+        check(
+            "lpi-table-is-not-set",
+            format_args!("store {stored:x?}, then load {loaded:x?}"),
+            stored.is_ok() && loaded == Ok(0),
+        );
+    }
+    let stored = vectors::write(CONTROL, ENABLE);
+    let loaded = vectors::read(CONTROL);
+    check(
+        "lpis-are-not-enabled",
+        format_args!("store {stored:x?}, then load {loaded:x?}"),
+        stored.is_ok() && loaded.is_ok_and(|control| control & ENABLE == 0),
+    );
 }
 
 /// Power calls that return.
