@@ -111,6 +111,9 @@ pub struct TestArguments {
     /// Leaves out the rings that boot QEMU.
     #[arg(long)]
     no_qemu: bool,
+    /// Runs only the rings that boot QEMU.
+    #[arg(long, conflicts_with = "no_qemu")]
+    only_qemu: bool,
 }
 
 fn main() -> ExitCode {
