@@ -298,11 +298,23 @@ impl Table {
 
     /// Claims every granule of `range`, which must lie in one region, or none of them.
     pub(crate) fn claim_range(&self, range: GranuleRange, from: State, to: State) -> Result<()> {
-        let (claimed, outcome) = self.claim_run(range, from, to)?;
-        if outcome.is_err() {
-            self.change_range(claimed, to, from)?;
+        let words = self.words(range)?;
+        for (claimed, word) in words.iter().enumerate() {
+            if let Err(error) = claim_word(word, from, to) {
+                let mut undo = words.iter().take(claimed);
+                undo.try_for_each(|word| change_word(word, to, from))?;
+                return Err(error);
+            }
         }
-        outcome
+        Ok(())
+    }
+
+    /// Returns the words of the granules of `range`, which must lie in one region.
+    fn words(&self, range: GranuleRange) -> Result<&'static [AtomicU32]> {
+        let region = self.region(range.base()).ok_or(Error::Input)?;
+        let count = usize::try_from(range.count()).map_err(|_| Error::Input)?;
+        let words = region.words_from(range.base())?.get(..count);
+        words.ok_or(Error::Input)
     }
 
     /// Changes the state of a granule that only this call can reach: it claimed it, or holds the
@@ -315,10 +327,7 @@ impl Table {
     /// Changes the state of every granule of `range`, which lies in one region, as [`Self::change`]
     /// does each.
     pub(crate) fn change_range(&self, range: GranuleRange, from: State, to: State) -> Result<()> {
-        let region = self.region(range.base()).ok_or(Error::Input)?;
-        let count = usize::try_from(range.count()).map_err(|_| Error::Global)?;
-        let words = region.words_from(range.base())?.get(..count);
-        let mut words = words.ok_or(Error::Global)?.iter();
+        let mut words = self.words(range).map_err(|_| Error::Global)?.iter();
         words.try_for_each(|word| change_word(word, from, to))
     }
 }
