@@ -33,7 +33,7 @@ const ROWS: &[(&str, u64, u64)] = &[
     ("RTT_DATA_MAP 512x1", 487_641, 250_000),
     ("RTT_DATA_UNMAP 512x1", 306_235, 60_000),
     ("RTT_DATA_MAP_INIT", 202_826, 60_000),
-    ("REC_CREATE", 35_044, 15_000),
+    ("REC_CREATE", 231_887, 60_000),
     ("REC_ENTER host call", 14_341, 5_000),
     ("RSI_VERSION", 313, 200),
     ("RSI_IPA_STATE_GET", 1_818, 900),
