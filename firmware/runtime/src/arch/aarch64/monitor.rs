@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use tsm_abi::el3::{self, FirmeStatus, Status};
 use tsm_platform::{GRANULE_SIZE, GranuleRange, PlatformError};
+use zeroize::Zeroizing;
 
 /// Attempts at a call that answers "busy" or "incomplete" without progress.
 const ATTEMPTS: u32 = 64;
@@ -175,15 +176,14 @@ pub fn key_program(
     iv: u64,
 ) -> Result<(), PlatformError> {
     // Bits 255:224 of the key word hold the first four bytes (PCIe IDE_KM Key DW 7).
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().rev().zip(key.chunks_exact(8)) {
-        let mut value = [0; 8];
-        value.copy_from_slice(bytes);
-        *word = u64::from_be_bytes(value);
+    let mut arguments = Zeroizing::new([ecam, u64::from(port), info, 0, 0, 0, 0, iv, 0]);
+    for (word, bytes) in arguments[3..7].iter_mut().rev().zip(key.chunks_exact(8)) {
+        for byte in bytes {
+            *word = *word << 8 | u64::from(*byte);
+        }
     }
-    let [q0, q1, q2, q3] = words;
-    let arguments = [ecam, u64::from(port), info, q0, q1, q2, q3, iv, 0];
-    status(call(el3::RP_IDE_KEY_PROG, &arguments)[0])
+    // The monitor clears the registers that carried the key.
+    status(call(el3::RP_IDE_KEY_PROG, &*arguments)[0])
 }
 
 /// Starts using a key of a root port.
