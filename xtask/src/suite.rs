@@ -69,6 +69,7 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
     if arguments.only_qemu {
         println!("-- the rings that do not boot QEMU are left out");
     } else {
+        toolchain::prepare_checks()?;
         println!("-- rules");
         rules(&mut tally);
         println!("-- unit, fake platform and protocol tests");

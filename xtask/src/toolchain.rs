@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{quietly, root};
+use crate::command::{cargo, quietly, root};
 
 /// Where the Arm firmware and payloads run.
 pub const AARCH64: &str = "aarch64-unknown-none-softfloat";
@@ -29,6 +29,17 @@ pub fn prepare() -> Result<()> {
         quietly(rustup().args(["component", "add", "llvm-tools"]))?;
     }
     tool("llvm-objcopy").map(|_| ())
+}
+
+/// Adds what only tests need, if it is missing: the formatter and the linter.
+pub fn prepare_checks() -> Result<()> {
+    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if quietly(cargo().args([subcommand, "--version"])).is_err() {
+            println!("adding the Rust component {component}");
+            quietly(rustup().args(["component", "add", component]))?;
+        }
+    }
+    Ok(())
 }
 
 fn rustup() -> Command {
