@@ -47,6 +47,19 @@ pub struct FaultSyndrome {
     pub hpfar: u64,
 }
 
+/// What a load or store of one general-purpose register moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The register (0 to 30; others read as zero and ignore writes).
+    pub register: u8,
+    /// Width of the access: 1, 2, 4 or 8 bytes.
+    pub bytes: u8,
+    /// Whether a load repeats the highest bit of what it reads.
+    pub sign_extend: bool,
+    /// Whether a load fills 64 bits of the register; if not, it clears the upper 32.
+    pub sixty_four: bool,
+}
+
 /// A guest access that stage 2 refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFault {
@@ -54,8 +67,8 @@ pub struct MemoryFault {
     pub ipa: Ipa,
     /// How.
     pub access: Access,
-    /// The general-purpose register moved and its width in bytes, if the processor told.
-    pub transfer: Option<(u8, u8)>,
+    /// What the instruction moves, if the processor told.
+    pub transfer: Option<Transfer>,
     /// The fault in the host's format.
     pub syndrome: FaultSyndrome,
 }

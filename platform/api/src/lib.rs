@@ -14,7 +14,9 @@ mod guest;
 mod memory;
 
 pub use address::{GRANULE_SIZE, Granule, GranuleRange, HostPa, Ipa, Pa, Rid, StreamId, Vmid};
-pub use guest::{Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, MemoryFault, VcpuParams};
+pub use guest::{
+    Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, MemoryFault, Transfer, VcpuParams,
+};
 pub use memory::{GranuleMemory, HostFault, HostMemory, MemoryError, Object};
 
 /// Reports that the hardware refused or did not finish an operation.

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use tsm_abi::rsi;
 use tsm_platform::{
     Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, Ipa, MemoryFault, Object, Stage2,
-    VcpuParams,
+    Transfer, VcpuParams,
 };
 
 use crate::{Fake, lock};
@@ -133,7 +133,12 @@ pub const fn fault(ipa: u64, access: Access) -> MemoryFault {
     MemoryFault {
         ipa: Ipa(ipa),
         access,
-        transfer: Some((5, 4)),
+        transfer: Some(Transfer {
+            register: 5,
+            bytes: 4,
+            sign_extend: false,
+            sixty_four: false,
+        }),
         syndrome,
     }
 }

@@ -5,7 +5,7 @@
 
 use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags};
 use tsm_abi::{RmiStatus, rsi};
-use tsm_platform::{Access, GuestExit, Ipa};
+use tsm_platform::{Access, GuestExit, Ipa, Transfer};
 use tsm_platform_fake::{Host, Realm, fault, success};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -392,6 +392,50 @@ fn an_access_to_shared_memory_is_emulated_by_the_host() {
         .script()
         .look(move |_, vcpu| assert_eq!(vcpu.aborts, [Ipa(ipa)]));
     host.enter_with(&realm, &entry).unwrap();
+    assert!(host.fake.script().is_done());
+}
+
+#[test]
+fn an_emulated_load_extends_what_was_read_to_the_width_of_its_register() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let memory = 0x1122_3344_89ab_8081;
+    let cases = [
+        // Bytes, sign, 64-bit register, what is in it afterwards.
+        (1, false, false, 0x81),
+        (1, true, false, 0xffff_ff81),
+        (1, true, true, 0xffff_ffff_ffff_ff81),
+        (2, true, false, 0xffff_8081),
+        (2, true, true, 0xffff_ffff_ffff_8081),
+        (4, false, false, 0x89ab_8081),
+        (4, true, true, 0xffff_ffff_89ab_8081),
+        (8, false, true, memory),
+    ];
+    let mut entry = RecEnter::new_zeroed();
+    entry.flags = RecEnterFlags::EMULATED_MMIO.bits().into();
+    for (bytes, sign_extend, sixty_four, expected) in cases {
+        // A positive value is the same extended either way.
+        let positive = 0x7f7f_7f7f_7f7f_7f7f >> (64 - 8 * u32::from(bytes));
+        for (value, expected) in [(memory, expected), (positive, positive)] {
+            host.fake.script().then(move |_, vcpu| {
+                vcpu.gprs[5] = u64::MAX;
+                let mut fault = fault(Realm::SHARED + 8 * PAGE, Access::Read);
+                fault.transfer = Some(Transfer {
+                    register: 5,
+                    bytes,
+                    sign_extend,
+                    sixty_four,
+                });
+                GuestExit::Fault(fault)
+            });
+            host.enter(&realm);
+            entry.gprs[0] = value.into();
+            host.fake.script().look(move |_, vcpu| {
+                assert_eq!(vcpu.gprs[5], expected, "{bytes} bytes, {sign_extend}");
+            });
+            host.enter_with(&realm, &entry).unwrap();
+        }
+    }
     assert!(host.fake.script().is_done());
 }
 

@@ -8,6 +8,7 @@ use tsm_abi::rmi::{ExitReason, RecEnter, RecEnterFlags, RecExit, Response};
 use tsm_iommu::Ripas;
 use tsm_platform::{
     Access, FaultSyndrome, GRANULE_SIZE, Granule, GuestEntry, GuestExit, HostPa, MemoryFault,
+    Transfer,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -141,16 +142,33 @@ fn complete_fault<P: Machine>(
     if flags.contains(RecEnterFlags::INJECT_SEA) {
         context.platform.inject_abort(&mut rec.cpu, fault);
     } else if flags.contains(RecEnterFlags::EMULATED_MMIO)
-        && let Some((register, width)) = fault.transfer
+        && let Some(transfer) = fault.transfer
     {
         if fault.access == Access::Read {
             let value = entry.gprs.first().map_or(0, |gpr| gpr.get());
-            let value = value & width_mask(width);
+            let register = usize::from(transfer.register);
             context
                 .platform
-                .set_gpr(&mut rec.cpu, usize::from(register), value);
+                .set_gpr(&mut rec.cpu, register, loaded(&transfer, value));
         }
         context.platform.skip_instruction(&mut rec.cpu);
+    }
+}
+
+/// Returns what `transfer`, a load, leaves in its register when memory holds `value`.
+fn loaded(transfer: &Transfer, value: u64) -> u64 {
+    let mask = width_mask(transfer.bytes);
+    // The highest bit of what was read is in the mask, and not in the next narrower one.
+    let is_negative = value & mask & !(mask >> 1) != 0;
+    let value = if transfer.sign_extend && is_negative {
+        value | !mask
+    } else {
+        value & mask
+    };
+    if transfer.sixty_four {
+        value
+    } else {
+        value & width_mask(4)
     }
 }
 
@@ -265,10 +283,12 @@ fn handle_fault<P: Machine>(
         }
         Cause::Shared => {
             rec.pending = Pending::Fault(*fault);
-            if let (Access::Write, Some((register, width))) = (fault.access, fault.transfer) {
-                let value = context.platform.gpr(&rec.cpu, usize::from(register));
+            if let (Access::Write, Some(transfer)) = (fault.access, fault.transfer) {
+                let value = context
+                    .platform
+                    .gpr(&rec.cpu, usize::from(transfer.register));
                 if let Some(gpr) = exit.gprs.first_mut() {
-                    *gpr = (value & width_mask(width)).into();
+                    *gpr = (value & width_mask(transfer.bytes)).into();
                 }
             }
             // Where in the page the access was, not where the guest has mapped the page.

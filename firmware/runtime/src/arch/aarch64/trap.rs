@@ -3,7 +3,7 @@
 
 //! What a guest's exception means, and exceptions given to a guest. No hardware is touched here.
 
-use tsm_platform::{Access, FaultSyndrome, Ipa, MemoryFault};
+use tsm_platform::{Access, FaultSyndrome, Ipa, MemoryFault, Transfer};
 
 /// Why a guest left, from ESR_EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,12 @@ pub fn memory_fault(esr: u64, far: u64, hpfar: u64) -> MemoryFault {
         // HPFAR_EL2.FIPA is bits 43:4 for address bits 51:12.
         ipa: Ipa(field(hpfar, 4, 40) << 12 | far & 0xfff),
         access,
-        transfer: described.then(|| (field(esr, 16, 5) as u8, 1 << field(esr, 22, 2))),
+        transfer: described.then(|| Transfer {
+            register: field(esr, 16, 5) as u8,
+            bytes: 1 << field(esr, 22, 2),
+            sign_extend: field(esr, 21, 1) == 1,
+            sixty_four: field(esr, 15, 1) == 1,
+        }),
         syndrome: FaultSyndrome { esr, far, hpfar },
     }
 }
@@ -245,7 +250,7 @@ impl El1Exception {
 #[cfg(test)]
 mod tests {
     use super::{Answer, Cause, El1Exception, RegisterAccess, answer, cause, memory_fault};
-    use tsm_platform::{Access, Ipa};
+    use tsm_platform::{Access, Ipa, Transfer};
 
     fn read(register: [u8; 5]) -> RegisterAccess {
         RegisterAccess {
@@ -263,9 +268,31 @@ mod tests {
         let fault = memory_fault(esr, 0xffff_0000_0000_1234, 0x1000_0000 >> 8);
         assert_eq!(fault.ipa, Ipa(0x1000_0234));
         assert_eq!(fault.access, Access::Write);
-        assert_eq!(fault.transfer, Some((5, 4)));
+        let word = Transfer {
+            register: 5,
+            bytes: 4,
+            sign_extend: false,
+            sixty_four: false,
+        };
+        assert_eq!(fault.transfer, Some(word));
         let fetch = memory_fault(0x20 << 26 | 0x07, 0, 0);
         assert_eq!((fetch.access, fetch.transfer), (Access::Execute, None));
+    }
+
+    #[test]
+    fn a_signed_load_tells_that_it_is_and_how_wide_its_register_is() {
+        // LDRSB x7, LDRSB w7, LDRSW x7.
+        for (bytes, sixty_four) in [(0, true), (0, false), (2, true)] {
+            let target = u64::from(sixty_four) << 15;
+            let esr = 0x24 << 26 | 1 << 24 | bytes << 22 | 1 << 21 | 7 << 16 | target | 0x07;
+            let signed = Transfer {
+                register: 7,
+                bytes: 1 << bytes,
+                sign_extend: true,
+                sixty_four,
+            };
+            assert_eq!(memory_fault(esr, 0, 0).transfer, Some(signed));
+        }
     }
 
     #[test]
