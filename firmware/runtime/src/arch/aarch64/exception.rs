@@ -3,8 +3,9 @@
 
 //! What cannot be survived: an exception of the TSM itself, or a panic.
 //!
-//! The machine is turned off. A TSM that has lost its way must not answer calls, and a CPU that
-//! only stopped would leave its locks to be waited for.
+//! EL3 is asked to turn the machine off, because a TSM that has lost its way must not answer calls.
+//! If it does not, this CPU stays here, and every other one at its next call: neither returns to a
+//! host or a guest with what it held.
 
 use core::arch::asm;
 use core::panic::PanicInfo;
