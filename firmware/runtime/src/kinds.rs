@@ -107,6 +107,7 @@ impl Kinds {
         Self { spans }
     }
 
+    #[inline(always)]
     fn byte(&self, granule: Granule) -> Result<&'static AtomicU8, MemoryError> {
         let address = granule.address();
         let span = self
@@ -126,6 +127,7 @@ impl Kinds {
     }
 
     /// Uses a granule of `kind` together with others.
+    #[inline(always)]
     pub fn share(&self, granule: Granule, kind: Kind) -> Result<Shared, MemoryError> {
         share_byte(self.byte(granule)?, kind)
     }

@@ -41,6 +41,7 @@ impl Window {
 
     /// Returns where physical `address` is seen, if it is inside the window with `length` bytes
     /// after it.
+    #[inline(always)]
     pub fn at(&self, address: u64, length: u64) -> Option<*mut u8> {
         let offset = address.checked_sub(self.origin)?;
         let end = offset.checked_add(length)?;
@@ -73,6 +74,7 @@ impl Memory {
         Self { kinds, window }
     }
 
+    #[inline(always)]
     fn pointer(&self, granule: Granule) -> Result<*mut u8, MemoryError> {
         self.window
             .at(granule.address(), GRANULE_SIZE)
@@ -284,6 +286,7 @@ impl Memory {
     }
 
     /// Returns where entry `index` lies, if `count` entries from it on are inside a table.
+    #[inline(always)]
     fn entries(
         &self,
         granule: Granule,
