@@ -342,6 +342,12 @@ fn has_keys() -> bool {
     read_register!("id_aa64isar1_el1") & 0xff00_0ff0 != 0
 }
 
+/// Returns whether the processor has HCRX_EL2 (FEAT_HCX). Zero there keeps the registers of later
+/// extensions, which are not switched between the worlds, from a guest.
+fn has_extended_controls() -> bool {
+    read_register!("id_aa64mmfr1_el1") >> 40 & 0xf != 0
+}
+
 /// Returns whether the processor has SVE, and whether it has SME.
 pub(super) fn scalable() -> (bool, bool) {
     let sve = read_register!("id_aa64pfr0_el1") >> 32 & 0xf != 0;
@@ -478,6 +484,9 @@ unsafe fn configure(context: &Context, entry: &GuestEntry) {
         write_register!("cnthctl_el2", timers);
         write_register!("cntvoff_el2", 0);
         write_register!("hstr_el2", 0);
+        if has_extended_controls() {
+            write_register!("s3_4_c1_c2_2", 0);
+        }
         write_register!("icc_sre_el2", ICC_SRE);
         write_register!("ich_hcr_el2", ICH_HCR);
         asm!("isb", options(nostack, preserves_flags));
