@@ -8,8 +8,11 @@ mod rig;
 
 use rig::{DATA_IPA, DEVICE_IPA, Pumped, Rig};
 use tsm_abi::RmiStatus;
+use tsm_abi::rmi::{Call, PdevCategory};
 use tsm_platform::{ConfigSpace, Rid};
-use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Function, Host, MMIO_TOP, ROOT_PORT};
+use tsm_platform_fake::{
+    ENDPOINT, ENDPOINT_BAR, ENDPOINT_BAR_BYTES, Function, Host, MMIO_TOP, ROOT_PORT, success,
+};
 
 /// A second endpoint, on the root bus.
 const OTHER: Rid = Rid(0x0018);
@@ -337,6 +340,86 @@ fn a_device_that_is_locked_or_about_to_be_is_never_probed() {
     let nonces = rig.nonces();
     assert_eq!(rig.enable_dma(nonces), 0);
     assert_eq!(rig.host.fake.take_config_writes(), []);
+}
+
+/// The endpoint's second function, in the same window of the root port.
+const SECOND: Rid = Rid(0x0101);
+const SECOND_BAR: u64 = 0x1018_0000;
+
+/// Boots and goes on to a guest that uses the first of the device's two functions.
+fn running_with_two_functions() -> Rig {
+    let mut rig = Rig::new();
+    let first = rig.host.fake.function(ENDPOINT).unwrap();
+    let second = first.clone().with(0x10, SECOND_BAR as u32 | 4, 0xffff_c000);
+    let first = first.with(0x0c, 0x0080_0000, 0);
+    rig.host.fake.set_function(ENDPOINT, first);
+    rig.host.fake.set_function(SECOND, second);
+    let mut device = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+    device.rid_top = (u32::from(SECOND.0) + 1).into();
+    rig.connect_device(&device);
+    rig.assign();
+    rig.lock();
+    rig.measure();
+    rig.report();
+    rig.accept_memory();
+    rig.start();
+    rig
+}
+
+fn create_second(rig: &Rig) -> Result<u64, RmiStatus> {
+    let mut params = rig.vdev_params();
+    params.vdev_id = 0x101.into();
+    params.tdi_id = u64::from(SECOND.0).into();
+    params.addr_range[0].base = SECOND_BAR.into();
+    params.addr_range[0].top = (SECOND_BAR + ENDPOINT_BAR_BYTES).into();
+    rig.create_interface(&params)
+}
+
+fn is_undisturbed(host: &Host) -> bool {
+    let writes = host.fake.take_config_writes();
+    assert!(writes.iter().any(|(rid, _)| *rid == SECOND), "it was sized");
+    writes
+        .iter()
+        .all(|(rid, _)| ![ENDPOINT, ROOT_PORT].contains(rid))
+}
+
+#[test]
+fn a_second_interface_does_not_disturb_a_bound_one_or_its_path() {
+    let rig = running_with_two_functions();
+    let (rd, pdev) = (rig.realm.rd, rig.device);
+    // Functions enough to fill every table of sizes.
+    for device in (3..32).filter(|device| *device != 16) {
+        for number in 0..2 {
+            let function = Function::empty()
+                .with(0x00, 0x0010_1b36, 0)
+                .with(0x04, 0x2, 0x0547)
+                .with(0x0c, 0x0080_0000, 0);
+            rig.host
+                .fake
+                .set_function(Rid(device << 3 | number), function);
+        }
+    }
+    rig.host.fake.take_config_writes();
+    for _ in 0..3 {
+        let vdev = create_second(&rig).unwrap();
+        assert!(is_undisturbed(&rig.host));
+        success(rig.host.call(Call::VdevDestroy { rd, pdev, vdev }));
+    }
+    assert_eq!(rig.state(), STARTED);
+}
+
+#[test]
+fn a_path_in_use_of_unknown_size_is_not_probed_but_refused() {
+    let rig = running_with_two_functions();
+    let port = rig.host.fake.function(ROOT_PORT).unwrap();
+    let other = port.clone().with(0x00, 0x000d_1b36, 0);
+    rig.host.fake.set_function(ROOT_PORT, other);
+    rig.host.fake.take_config_writes();
+    assert_eq!(create_second(&rig), Err(RmiStatus::INPUT));
+    assert!(is_undisturbed(&rig.host));
+    rig.host.fake.set_function(ROOT_PORT, port);
+    assert!(create_second(&rig).is_ok());
+    assert_eq!(rig.state(), STARTED);
 }
 
 #[test]

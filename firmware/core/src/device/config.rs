@@ -11,9 +11,10 @@
 use tsm_platform::{ConfigSpace, Rid};
 
 use super::pci::{
-    BUS_MASTER, Function, KnownSizes, MEMORY_ENABLE, SINGLE_ROOT_IOV, VirtualFunctions, register,
+    BUS_MASTER, Function, MEMORY_ENABLE, SINGLE_ROOT_IOV, VirtualFunctions, register,
 };
 use super::registry::Registry;
+use super::sizes::KnownSizes;
 use super::vdev;
 use crate::context::{Context, Machine};
 
@@ -67,6 +68,7 @@ pub(crate) fn access<P: Machine>(
         return 0;
     }
     let mut registry = context.tsm.devices.lock();
+    vdev::note_bound(context, &mut registry);
     let function = Function::new(platform, rid);
     let at = offset & !3;
     let old = function.read(at);
@@ -79,7 +81,7 @@ pub(crate) fn access<P: Machine>(
     if covers_foreign(context, &mut registry, rid, &function, (at, new)) {
         return 0;
     }
-    if is_frozen(&function, at) {
+    if old != new && is_frozen(&function, at) {
         registry.sizes.forget(rid);
     }
     platform.config_write(rid, offset, width, value);

@@ -16,6 +16,7 @@ mod psmmu;
 mod registry;
 mod report;
 mod rsi;
+mod sizes;
 mod tdisp;
 mod vdev;
 

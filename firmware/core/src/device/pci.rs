@@ -8,8 +8,9 @@
 
 use core::ops::Range;
 
-use heapless::Vec;
 use tsm_platform::{ConfigSpace, Rid};
+
+use super::sizes::{BarSizes, KnownSizes};
 
 /// Registers of a header.
 pub(crate) mod register {
@@ -40,6 +41,11 @@ pub(crate) const MEMORY_ENABLE: u32 = 1 << 1;
 /// Command register: bus mastering.
 pub(crate) const BUS_MASTER: u32 = 1 << 2;
 
+/// Address bits of a memory base address register.
+const BAR_ADDRESS: u32 = 0xffff_fff0;
+/// Address bits of an expansion ROM's register.
+const ROM_ADDRESS: u32 = 0xffff_f800;
+
 /// Extended capability: single-root I/O virtualization.
 pub(crate) const SINGLE_ROOT_IOV: u16 = 0x10;
 
@@ -62,26 +68,6 @@ fn overlap(a: Span, b: Span) -> bool {
 pub(crate) struct Placement {
     bars: [u32; 6],
     decodes: bool,
-}
-
-/// Sizes of the regions behind a function's base address registers, in bytes; zero if there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct BarSizes([u64; 6]);
-
-impl BarSizes {
-    fn index(offset: u16) -> Option<usize> {
-        let index = offset.checked_sub(register::BAR)?.checked_div(4)?;
-        Some(usize::from(index))
-    }
-
-    fn place(&mut self, offset: u16) -> Option<&mut u64> {
-        Self::index(offset).and_then(|index| self.0.get_mut(index))
-    }
-
-    fn get(&self, offset: u16) -> u64 {
-        let size = Self::index(offset).and_then(|index| self.0.get(index));
-        size.copied().unwrap_or(0)
-    }
 }
 
 /// Virtual functions of a function: requester ids and memory that its own registers do not show.
@@ -126,50 +112,6 @@ impl VirtualFunctions {
     }
 }
 
-/// Sizes of regions that were probed. A probe turns the function's decoding off for a moment, which
-/// a device that is in use, or the path to one, must not notice twice.
-pub(crate) struct KnownSizes {
-    sizes: Vec<KnownSize, 64>,
-    next: usize,
-}
-
-/// One region: function, its id register, offset of the base address register, bytes.
-#[derive(Clone, Copy)]
-struct KnownSize(Rid, u32, u16, u64);
-
-impl KnownSizes {
-    /// Knows nothing yet.
-    pub const fn new() -> Self {
-        Self {
-            sizes: Vec::new(),
-            next: 0,
-        }
-    }
-
-    /// Forgets the sizes of a function, which the host is about to change.
-    pub fn forget(&mut self, rid: Rid) {
-        self.sizes.retain(|known| known.0 != rid);
-    }
-
-    fn find(&self, rid: Rid, id: u32, offset: u16) -> Option<u64> {
-        let mut known = self.sizes.iter();
-        let known = known.find(|known| (known.0, known.1, known.2) == (rid, id, offset))?;
-        Some(known.3)
-    }
-
-    /// Remembers a size, in place of the oldest one if there is no room.
-    fn learn(&mut self, known: KnownSize) {
-        let Err(known) = self.sizes.push(known) else {
-            return;
-        };
-        let index = self.next.checked_rem(self.sizes.len()).unwrap_or(0);
-        self.next = index.saturating_add(1);
-        if let Some(oldest) = self.sizes.get_mut(index) {
-            *oldest = known;
-        }
-    }
-}
-
 /// One function, as it is or as it would be after a write.
 pub(crate) struct Function<'a, P> {
     platform: &'a P,
@@ -203,6 +145,11 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
             Some((at, value)) if at == offset => value,
             _ => self.platform.config_read(self.rid, offset, 4),
         }
+    }
+
+    /// Returns the vendor's and the device's id, which tell what hardware is there.
+    pub fn id(&self) -> u32 {
+        self.read(0)
     }
 
     /// Returns whether a function is there.
@@ -418,29 +365,64 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
             if low & 1 != 0 {
                 return false;
             }
-            let mut base = u64::from(low & 0xffff_fff0);
+            let mut base = u64::from(low & BAR_ADDRESS);
             if is_wide(low) {
                 base |= u64::from(self.read(offset.saturating_add(4))) << 32;
             }
-            visit(offset, base, is_wide(low), 0xffff_fff0)
+            visit(offset, base, is_wide(low), BAR_ADDRESS)
         });
         let rom = self.read(self.rom());
-        let rom_base = u64::from(rom & 0xffff_f800);
-        found || (rom & 1 != 0 && visit(self.rom(), rom_base, false, 0xffff_f800))
+        let rom_base = u64::from(rom & ROM_ADDRESS);
+        found || (rom & 1 != 0 && visit(self.rom(), rom_base, false, ROM_ADDRESS))
     }
 
-    fn size(&self, known: &mut KnownSizes, offset: u16, wide: bool, bits: u32) -> u64 {
-        let id = self.read(0);
-        known.find(self.rid, id, offset).unwrap_or_else(|| {
-            let size = self.probe(offset, wide, bits);
-            known.learn(KnownSize(self.rid, id, offset, size));
-            size
-        })
+    /// Returns the size of the region behind the register at `offset`, or nothing if only a probe
+    /// could tell and a bound interface needs the function.
+    fn size(&self, known: &mut KnownSizes, offset: u16, wide: bool, bits: u32) -> Option<u64> {
+        let function = (self.rid, self.id());
+        if let Some(size) = known.find(function, offset) {
+            return Some(size);
+        }
+        if self.is_needed(known) {
+            return None;
+        }
+        let size = self.probe(offset, wide, bits);
+        known.learn(function, offset, size, |known, rid| {
+            Function::new(self.platform, rid).is_needed(known)
+        });
+        Some(size)
+    }
+
+    /// Returns whether the function has a bound interface or is above one.
+    fn is_needed(&self, known: &KnownSizes) -> bool {
+        // As it is: what a write would make of it is not yet needed by anyone.
+        let own = Function::new(self.platform, self.rid);
+        known.is_needed(self.rid, own.buses())
+    }
+
+    /// Learns the sizes of all its memory while it may still be probed.
+    pub fn measure(&self, known: &mut KnownSizes) {
+        self.any_memory(|offset, wide, bits| {
+            self.size(known, offset, wide, bits);
+        });
+    }
+
+    /// Calls `visit` with offset, width and address bits of each register that places memory,
+    /// programmed or not.
+    fn any_memory(&self, mut visit: impl FnMut(u16, bool, u32)) {
+        self.any_bar(|offset, low| {
+            if low & 1 == 0 {
+                visit(offset, is_wide(low), BAR_ADDRESS);
+            }
+            false
+        });
+        visit(self.rom(), false, ROM_ADDRESS);
     }
 
     /// Returns whether the function, if it decodes memory, answers anywhere in `span`.
     ///
-    /// A region starts at a multiple of its size, which settles most cases without its size.
+    /// A region starts at a multiple of its size, which settles most cases without its size. One
+    /// whose size would matter and cannot be had is taken to answer.
     pub fn answers_in(&self, span: Span, known: &mut KnownSizes) -> bool {
         self.decodes_memory()
             && self.any_region(|offset, base, wide, bits| {
@@ -453,7 +435,9 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
                 if !is_near && !self.moves(offset, wide) {
                     return false;
                 }
-                let size = self.size(known, offset, wide, bits);
+                let Some(size) = self.size(known, offset, wide, bits) else {
+                    return true;
+                };
                 let base = base & size.wrapping_neg();
                 size != 0 && overlap((base, base.saturating_add(size)), span)
             })
@@ -468,25 +452,31 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         })
     }
 
-    /// Probes the size of each region behind a base address register. A device that is locked falls
-    /// to ERROR when its BARs change (PCIe 6.1, 11.2.6), so this is done once, before any lock.
-    pub fn bar_sizes(&self) -> BarSizes {
+    /// Probes the size of each region of an endpoint. A device that is locked falls to ERROR when
+    /// its BARs change (PCIe 6.1, 11.2.6), so this is done once, before any lock. Returns nothing if
+    /// a bound interface needs the function.
+    pub fn bar_sizes(&self, known: &KnownSizes) -> Option<BarSizes> {
+        if self.is_bridge() || self.is_needed(known) {
+            return None;
+        }
         let mut sizes = BarSizes::default();
-        self.any_region(|offset, _, wide, bits| {
+        self.any_memory(|offset, wide, bits| {
             if let Some(size) = sizes.place(offset) {
                 *size = self.probe(offset, wide, bits);
             }
-            false
         });
-        sizes
+        Some(sizes)
     }
 
     /// Returns whether one region behind a base address register, of the sizes given, holds all of
     /// `span`. Nothing is probed.
     pub fn owns(&self, span: Span, sizes: &BarSizes) -> bool {
         self.any_region(|offset, base, _, _| {
-            let size = sizes.get(offset);
-            base != 0 && base <= span.0 && span.1 <= base.saturating_add(size)
+            let size = sizes.get(offset).unwrap_or(0);
+            offset != self.rom()
+                && base != 0
+                && base <= span.0
+                && span.1 <= base.saturating_add(size)
         })
     }
 

@@ -12,8 +12,8 @@ use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
 
-use super::pci::KnownSizes;
 use super::psmmu::Units;
+use super::sizes::{BarSizes, KnownSizes};
 
 /// Most physical devices and root ports at a time.
 pub(crate) const MOST_DEVICES: usize = 32;
@@ -105,15 +105,32 @@ impl Registry {
         self.devices.retain(|device| device.object != object);
     }
 
-    /// Adds an interface.
-    pub fn add_interface(&mut self, interface: Interface) -> Result<(), Full> {
-        self.interfaces.push(interface).map_err(|_| Full)
+    /// Adds an interface, of a function that has the id `id` and regions of `sizes`.
+    pub fn add_interface(
+        &mut self,
+        interface: Interface,
+        id: u32,
+        sizes: BarSizes,
+    ) -> Result<(), Full> {
+        self.interfaces.push(interface).map_err(|_| Full)?;
+        // There are as many places.
+        if self.sizes.keep((interface.rid, id), sizes) {
+            Ok(())
+        } else {
+            Err(Full)
+        }
     }
 
     /// Removes an interface.
     pub fn remove_interface(&mut self, object: u64) {
-        self.interfaces
-            .retain(|interface| interface.object != object);
+        let sizes = &mut self.sizes;
+        self.interfaces.retain(|interface| {
+            let stays = interface.object != object;
+            if !stays {
+                sizes.release(interface.rid);
+            }
+            stays
+        });
     }
 }
 

@@ -41,12 +41,16 @@ impl Rig {
 
     /// Creates both ends of the link and opens the root port.
     pub fn create_ends(&mut self) {
+        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+        self.create_ends_with(&device);
+    }
+
+    fn create_ends_with(&mut self, device: &PdevParams) {
         let port = Self::pdev_params(PdevCategory::RootPort, ROOT_PORT);
         self.port = self.create_device(&port).unwrap();
         assert_eq!(self.pump_device(self.port), Pumped::Done);
         assert_eq!(self.device_state(self.port), 3);
-        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
-        self.device = self.create_device(&device).unwrap();
+        self.device = self.create_device(device).unwrap();
     }
 
     /// Returns the public key of the last certificate that the host has kept.
@@ -128,7 +132,13 @@ impl Rig {
     }
 
     pub fn connect(&mut self) {
-        self.create_ends();
+        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+        self.connect_device(&device);
+    }
+
+    /// Connects the device that `device` describes.
+    pub fn connect_device(&mut self, device: &PdevParams) {
+        self.create_ends_with(device);
         self.open_session();
         self.ask_for_stream();
         self.pump_stream();

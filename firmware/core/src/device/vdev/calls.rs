@@ -10,12 +10,12 @@ use tsm_spdm::{Digests, Operation, Outcome};
 use super::super::comm::{
     self, Comm, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
-use super::super::pci::KnownSizes;
 use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
+use super::super::sizes::KnownSizes;
 use super::super::tdisp::{self, Request};
 use super::exchange::{Misbehaved, Now};
-use super::{Measure, Vdev, create, cut_off, settle, with};
+use super::{Measure, Vdev, create, cut_off, note_bound, settle, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule;
@@ -135,7 +135,10 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, da
             vdev.comm = Comm::Active;
             Ok(())
         })?,
-        Ok(Progress::Complete) => finish(context, names.object, &mut registry.sizes),
+        Ok(Progress::Complete) => {
+            note_bound(context, &mut registry);
+            finish(context, names.object, &mut registry.sizes)
+        }
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
@@ -231,6 +234,7 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
         return Err(Error::NotSupported);
     }
     let mut registry = context.tsm.devices.lock();
+    note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
     let stream = check_session(context, names.device)?;
@@ -247,6 +251,7 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
 /// `RMI_VDEV_START`.
 pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
     let mut registry = context.tsm.devices.lock();
+    note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
     check_session(context, names.device)?;

@@ -9,12 +9,13 @@ use tsm_platform::{Granule, GranuleRange, Rid, StreamId};
 use zeroize::Zeroizing;
 
 use super::super::comm::Comm;
-use super::super::pci::{self, BarSizes, Function, KnownSizes, Placement};
+use super::super::pci::{self, Function, Placement};
 use super::super::registry::{Interface, Registry};
 use super::super::report::{Assembly, Report};
+use super::super::sizes::{BarSizes, KnownSizes};
 use super::super::tdisp::{LockFlags, Request, State};
 use super::super::{config, pdev, psmmu};
-use super::{MOST_RANGES, Measure, Nonces, REPORTING_OFFSET, Vdev, with};
+use super::{MOST_RANGES, Measure, Nonces, REPORTING_OFFSET, Vdev, note_bound, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule::{self, Kind};
@@ -91,6 +92,10 @@ fn is_apart<P: Machine>(
             return !config::is_silent(function);
         }
         let is_path = function.is_above(rid);
+        if is_path {
+            // Once the interface is bound, its path is not probed either.
+            function.measure(known);
+        }
         let virtuals = function.virtual_functions();
         let covers = spans().any(|span| {
             function.answers_in(span, known)
@@ -173,6 +178,7 @@ pub(crate) fn create<P: Machine>(
     let realm_granule = Granule::new(realm).ok_or(Error::Input)?;
     let device_granule = Granule::new(device).ok_or(Error::Input)?;
     let mut registry = context.tsm.devices.lock();
+    note_bound(context, &mut registry);
     let realm_guard = context.lock(realm, granule::State::Rd)?;
     context.with(realm_granule, |realm: &mut Realm| {
         let is_alive = matches!(realm.life, Life::New | Life::Active);
@@ -188,7 +194,8 @@ pub(crate) fn create<P: Machine>(
     if !registry.has_room().1 || !psmmu::is_ready(context, &registry, stream) {
         return Err(Error::Device);
     }
-    let sizes = Function::new(context.platform, rid).bar_sizes();
+    let function = Function::new(context.platform, rid);
+    let sizes = function.bar_sizes(&registry.sizes).ok_or(Error::Input)?;
     let placement =
         place(context, rid, &sizes, &ranges, &mut registry.sizes).ok_or(Error::Input)?;
     if !context.is_memory(object) {
@@ -235,7 +242,7 @@ pub(crate) fn create<P: Machine>(
     };
     // There was room, and the lock is held.
     registry
-        .add_interface(interface)
+        .add_interface(interface, function.id(), sizes)
         .map_err(|_| Error::Global)?;
     context.with(realm_guard.granule(), |realm: &mut Realm| {
         realm.vdevs = realm.vdevs.saturating_add(1);

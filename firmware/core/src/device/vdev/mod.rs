@@ -13,8 +13,9 @@ use tsm_platform::{Granule, GranuleRange, Object, Rid, StreamId};
 use zeroize::Zeroizing;
 
 use super::comm::Comm;
-use super::pci::{BarSizes, Placement};
+use super::pci::Placement;
 use super::report::{Assembly, Report};
+use super::sizes::BarSizes;
 use super::tdisp::{self, Request, State};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
@@ -166,6 +167,22 @@ pub(crate) fn with<P: Machine, R>(
     }
     let granule = Granule::new(address).ok_or(Error::Input)?;
     context.with(granule, |vdev: &mut Vdev| Ok(work(vdev)))
+}
+
+/// Takes note which functions and paths are in use and must not be probed. A call that may probe
+/// does this first.
+pub(crate) fn note_bound<P: Machine>(
+    context: &Context<'_, P>,
+    registry: &mut super::registry::Registry,
+) {
+    for index in 0..registry.interfaces().len() {
+        if let Some(interface) = registry.interfaces().get(index).copied() {
+            let guarded = with(context, interface.object, |vdev| vdev.is_guarded());
+            registry
+                .sizes
+                .set_bound(interface.rid, guarded != Ok(false));
+        }
+    }
 }
 
 /// Takes away every access that `vdev` has: first DMA, then the guest's private memory of it.
