@@ -336,6 +336,9 @@ impl GuestCpu for Machine {
     fn conceal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
         arch::conceal(syndrome)
     }
+    fn reveal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
+        arch::reveal(syndrome)
+    }
     fn missing_memory(&self, ipa: Ipa, level: u8) -> FaultSyndrome {
         arch::missing_memory(ipa, level)
     }

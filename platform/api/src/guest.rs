@@ -129,13 +129,19 @@ pub trait GuestCpu {
     fn skip_instruction(&self, context: &mut Self::Context);
     /// Makes the guest take a synchronous external abort for `fault` when it next runs.
     fn inject_abort(&self, context: &mut Self::Context, fault: &MemoryFault);
-    /// Returns what the host may know of a fault on the guest's private memory: the address, not
-    /// what the instruction would have moved.
+    /// Returns what the host may know of an exit that it does not emulate, a fault on private memory
+    /// among them: what kind it is and the address, not what the instruction would have moved.
     fn conceal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
         FaultSyndrome {
             hpfar: syndrome.hpfar,
             ..FaultSyndrome::default()
         }
+    }
+    /// Returns what the host may know of a fault on memory that it shares with the guest: what it
+    /// needs to emulate the access. It is not told the register, whose value passes through the
+    /// entry and exit structures.
+    fn reveal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
+        self.conceal(syndrome)
     }
     /// Returns the fault that the host would see if the guest had loaded from private memory at
     /// `ipa`, and the walk of stage 2 had ended at `level`.

@@ -143,6 +143,9 @@ pub const fn fault(ipa: u64, access: Access) -> MemoryFault {
     }
 }
 
+/// Number of the register that is moved, in a syndrome.
+const REGISTER: u64 = 0x1f << 16;
+
 impl GuestCpu for Fake {
     type Context = Vcpu;
 
@@ -179,6 +182,14 @@ impl GuestCpu for Fake {
 
     fn inject_abort(&self, context: &mut Vcpu, fault: &MemoryFault) {
         context.aborts.push(fault.ipa);
+    }
+
+    fn reveal(&self, syndrome: &FaultSyndrome) -> FaultSyndrome {
+        FaultSyndrome {
+            esr: syndrome.esr & !REGISTER,
+            far: syndrome.far & 0xfff,
+            hpfar: syndrome.hpfar,
+        }
     }
 
     fn missing_memory(&self, ipa: Ipa, level: u8) -> FaultSyndrome {

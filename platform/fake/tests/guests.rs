@@ -5,7 +5,7 @@
 
 use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags};
 use tsm_abi::{RmiStatus, rsi};
-use tsm_platform::{Access, GuestExit, Ipa, Transfer};
+use tsm_platform::{Access, FaultSyndrome, GuestExit, Ipa, Transfer};
 use tsm_platform_fake::{Host, Realm, fault, success};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -353,6 +353,32 @@ fn a_fault_on_shared_memory_shows_the_host_no_address_of_the_guests_own() {
     });
     let exit = host.enter(&realm);
     assert_eq!((exit.far.get(), exit.hpfar.get()), (0x124, ipa >> 8));
+}
+
+#[test]
+fn no_exit_tells_the_host_which_register_the_guest_used() {
+    let host = Host::activated();
+    let realm = realm_with_memory(&host);
+    let syndrome = FaultSyndrome {
+        esr: 0x01 << 26 | 7 << 16 | 7 << 5,
+        far: 0xabc_d123,
+        hpfar: 0,
+    };
+    host.fake
+        .script()
+        .then(move |_, _| GuestExit::Idle(syndrome));
+    host.fake
+        .script()
+        .then(move |_, _| GuestExit::SystemError(syndrome));
+    for _ in 0..2 {
+        assert_eq!(host.enter(&realm).esr.get(), 0);
+    }
+    host.fake.script().then(|_, _| {
+        let mut fault = fault(Realm::SHARED + 8 * PAGE, Access::Read);
+        fault.syndrome.esr |= 7 << 16;
+        GuestExit::Fault(fault)
+    });
+    assert_eq!(host.enter(&realm).esr.get(), 0x9000_0047);
 }
 
 #[test]

@@ -7,8 +7,7 @@ use tsm_abi::RsiStatus;
 use tsm_abi::rmi::{ExitReason, RecEnter, RecEnterFlags, RecExit, Response};
 use tsm_iommu::Ripas;
 use tsm_platform::{
-    Access, FaultSyndrome, GRANULE_SIZE, Granule, GuestEntry, GuestExit, HostPa, MemoryFault,
-    Transfer,
+    Access, FaultSyndrome, Granule, GuestEntry, GuestExit, HostPa, MemoryFault, Transfer,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -198,11 +197,11 @@ fn run_guest<P: Machine>(
             GuestExit::HostInterrupt => leave(exit, ExitReason::Irq),
             GuestExit::HostFastInterrupt => leave(exit, ExitReason::Fiq),
             GuestExit::SystemError(syndrome) => {
-                exit.esr = syndrome.esr.into();
+                exit.esr = context.platform.conceal(&syndrome).esr.into();
                 leave(exit, ExitReason::SError)
             }
             GuestExit::Idle(syndrome) => {
-                exit.esr = syndrome.esr.into();
+                exit.esr = context.platform.conceal(&syndrome).esr.into();
                 leave(exit, ExitReason::Sync)
             }
         };
@@ -291,11 +290,7 @@ fn handle_fault<P: Machine>(
                     *gpr = (value & width_mask(transfer.bytes)).into();
                 }
             }
-            // Where in the page the access was, not where the guest has mapped the page.
-            let syndrome = FaultSyndrome {
-                far: fault.syndrome.far % GRANULE_SIZE,
-                ..fault.syndrome
-            };
+            let syndrome = context.platform.reveal(&fault.syndrome);
             leave_for_memory(exit, &syndrome, 0)
         }
     }
