@@ -3,11 +3,13 @@
 
 //! What a handler works with: the TSM, the platform of this CPU, and the locks of this call.
 
+use spin::MutexGuard;
 use tsm_iommu::Stage2Format;
 use tsm_platform::{Granule, HostPa, Object, Platform};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Tsm;
+use crate::device::Registry;
 use crate::error::{Error, Result};
 use crate::granule::{Guard, Kind, Locks, State};
 use crate::realm::Realm;
@@ -31,7 +33,8 @@ pub(crate) struct Context<'a, P: Machine> {
 impl<'a, P: Machine> Context<'a, P> {
     /// Locks the granule at `address`, which must be in `state`. See [`Locks::lock`].
     pub fn lock(&self, address: u64, state: State) -> Result<Guard<'a>> {
-        self.locks.lock(&self.tsm.granules, address, state)
+        self.locks
+            .lock(&self.tsm.granules, address, state, || self.platform.relax())
     }
 
     /// Locks two granules in the lock order. See [`Locks::lock_two`].
@@ -40,7 +43,13 @@ impl<'a, P: Machine> Context<'a, P> {
         first: (u64, State),
         second: (u64, State),
     ) -> Result<(Guard<'a>, Guard<'a>)> {
-        self.locks.lock_two(&self.tsm.granules, first, second)
+        self.locks
+            .lock_two(&self.tsm.granules, first, second, || self.platform.relax())
+    }
+
+    /// Takes the device lock. No granule lock may be held.
+    pub fn devices(&self) -> MutexGuard<'a, Registry> {
+        self.tsm.devices.lock(|| self.platform.relax())
     }
 
     /// Moves `value` into a locked, delegated granule, which takes `state`.

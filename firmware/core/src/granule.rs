@@ -375,12 +375,13 @@ impl Locks {
     /// Locks the granule at `address`, which must be in `state`.
     ///
     /// Fails with [`Error::Input`] if the address is misaligned, not tracked, or in another state;
-    /// with [`Error::Busy`] if another call keeps the lock.
+    /// with [`Error::Busy`] if another call keeps the lock, which `relax` is called while it does.
     pub(crate) fn lock<'a>(
         &'a self,
         table: &Table,
         address: u64,
         state: State,
+        relax: impl Fn(),
     ) -> Result<Guard<'a>> {
         let (granule, word) = table.find(address)?;
         let key = (state.rank(), address);
@@ -394,7 +395,7 @@ impl Locks {
                 return Err(Error::Global);
             }
         }
-        acquire(word, state)?;
+        acquire(word, state, relax)?;
         let guard = Guard {
             locks: self,
             granule,
@@ -412,23 +413,24 @@ impl Locks {
         table: &Table,
         first: (u64, State),
         second: (u64, State),
+        relax: impl Fn(),
     ) -> Result<(Guard<'a>, Guard<'a>)> {
         if first.0 == second.0 {
             return Err(Error::Input);
         }
         if (first.1.rank(), first.0) < (second.1.rank(), second.0) {
-            let a = self.lock(table, first.0, first.1)?;
-            let b = self.lock(table, second.0, second.1)?;
+            let a = self.lock(table, first.0, first.1, &relax)?;
+            let b = self.lock(table, second.0, second.1, relax)?;
             Ok((a, b))
         } else {
-            let b = self.lock(table, second.0, second.1)?;
-            let a = self.lock(table, first.0, first.1)?;
+            let b = self.lock(table, second.0, second.1, &relax)?;
+            let a = self.lock(table, first.0, first.1, relax)?;
             Ok((a, b))
         }
     }
 }
 
-fn acquire(word: &AtomicU32, state: State) -> Result<()> {
+fn acquire(word: &AtomicU32, state: State, relax: impl Fn()) -> Result<()> {
     for _ in 0..ATTEMPTS {
         let value = word.load(Ordering::Relaxed);
         if State::of(value) != state {
@@ -437,7 +439,7 @@ fn acquire(word: &AtomicU32, state: State) -> Result<()> {
         if value & LOCKED == 0 && exchange(word, value, value | LOCKED) {
             return Ok(());
         }
-        core::hint::spin_loop();
+        relax();
     }
     Err(Error::Busy)
 }
@@ -506,8 +508,8 @@ mod tests {
     #[test]
     fn a_lock_out_of_order_is_refused() {
         let (table, locks) = (table(), Locks::default());
-        let later = locks.lock(&table, NEXT, State::Undelegated).unwrap();
-        let earlier = locks.lock(&table, BASE, State::Undelegated);
+        let later = locks.lock(&table, NEXT, State::Undelegated, || ()).unwrap();
+        let earlier = locks.lock(&table, BASE, State::Undelegated, || ());
         assert_eq!(earlier.err(), Some(Error::Global));
         drop(later);
         assert!(locks.is_empty() && table.is_quiet());
@@ -515,6 +517,7 @@ mod tests {
             &table,
             (NEXT, State::Undelegated),
             (BASE, State::Undelegated),
+            || (),
         );
         assert!(both.is_ok());
     }
@@ -522,15 +525,15 @@ mod tests {
     #[test]
     fn a_granule_that_is_locked_is_busy_for_others_and_an_error_for_oneself() {
         let (table, one, other) = (table(), Locks::default(), Locks::default());
-        let guard = one.lock(&table, BASE, State::Undelegated).unwrap();
-        let again = one.lock(&table, BASE, State::Undelegated);
+        let guard = one.lock(&table, BASE, State::Undelegated, || ()).unwrap();
+        let again = one.lock(&table, BASE, State::Undelegated, || ());
         assert_eq!(again.err(), Some(Error::Input));
-        let contended = other.lock(&table, BASE, State::Undelegated);
+        let contended = other.lock(&table, BASE, State::Undelegated, || ());
         assert_eq!(contended.err(), Some(Error::Busy));
         let claimed = table.claim(BASE, State::Undelegated, State::Moving);
         assert_eq!(claimed, Err(Error::Busy));
         drop(guard);
-        assert!(other.lock(&table, BASE, State::Undelegated).is_ok());
+        assert!(other.lock(&table, BASE, State::Undelegated, || ()).is_ok());
     }
 
     #[test]
@@ -573,9 +576,9 @@ mod tests {
     #[test]
     fn a_granule_in_another_state_is_not_waited_for() {
         let (table, one, other) = (table(), Locks::default(), Locks::default());
-        let guard = one.lock(&table, BASE, State::Undelegated).unwrap();
+        let guard = one.lock(&table, BASE, State::Undelegated, || ()).unwrap();
         guard.set_state(State::Delegated);
-        let refused = other.lock(&table, BASE, State::Undelegated);
+        let refused = other.lock(&table, BASE, State::Undelegated, || ());
         assert_eq!(refused.err(), Some(Error::Input));
         drop(guard);
         assert_eq!(table.state(BASE), Ok(State::Delegated));

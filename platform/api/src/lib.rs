@@ -156,6 +156,10 @@ pub trait Processor {
     fn invalidate_stage2_all(&self, stage2: &Stage2);
     /// Returns the number of the CPU that runs this code.
     fn cpu_index(&self) -> usize;
+    /// Lets time pass while another CPU has a lock that this one needs.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
     /// Applies SHA-256's compression function for each block in order, if the processor has
     /// instructions for it. Returns whether it has; if not, `state` is as it was.
     fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {

@@ -67,7 +67,7 @@ pub(crate) fn access<P: Machine>(
     if !is_there {
         return 0;
     }
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     vdev::note_bound(context, &mut registry);
     let function = Function::new(platform, rid);
     let at = offset & !3;

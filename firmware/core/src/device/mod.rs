@@ -31,7 +31,7 @@ use crate::rsi::Answer;
 use crate::rtt::Output;
 use vdev::Names;
 
-pub(crate) use registry::Devices;
+pub(crate) use registry::{Devices, Registry};
 pub(crate) use rsi::Request;
 
 /// Performs or refuses a host access to configuration space.
@@ -51,7 +51,7 @@ pub(crate) fn release_memory<P: Machine>(
     context: &Context<'_, P>,
     range: GranuleRange,
 ) -> Result<()> {
-    let registry = context.tsm.devices.lock();
+    let registry = context.devices();
     vdev::release_memory(context, &registry, range)
 }
 

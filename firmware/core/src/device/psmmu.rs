@@ -97,7 +97,7 @@ pub(crate) fn activate<P: Machine>(context: &Context<'_, P>, unit: u64, params: 
     if params.flags.get() != 0 {
         return Err(Error::NotSupported);
     }
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     if registry.units.find(unit).is_some() {
         return Err(Error::Input);
     }
@@ -115,7 +115,7 @@ pub(crate) fn activate<P: Machine>(context: &Context<'_, P>, unit: u64, params: 
 
 /// `RMI_PSMMU_DEACTIVATE`: refused while a second-level table exists.
 pub(crate) fn deactivate<P: Machine>(context: &Context<'_, P>, unit: u64) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     let found = registry.units.find(unit).ok_or(Error::Input)?;
     if found.tables != [0; TABLE_WORDS] {
         return Err(Error::Input);
@@ -138,7 +138,7 @@ fn first_stream<P: Machine>(context: &Context<'_, P>, stream: u64) -> Result<Str
 /// `RMI_PSMMU_ST_L2_CREATE`: makes room for the 256 streams from `stream` on.
 pub(crate) fn table_create<P: Machine>(context: &Context<'_, P>, unit: u64, stream: u64) -> Result {
     first_stream(context, stream)?;
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     let found = registry.units.find(unit).ok_or(Error::Input)?;
     let (word, bit) = found.word(stream).ok_or(Error::Input)?;
     if *word & bit != 0 {
@@ -155,7 +155,7 @@ pub(crate) fn table_destroy<P: Machine>(
     stream: u64,
 ) -> Result {
     first_stream(context, stream)?;
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     let table = stream / STREAMS_PER_TABLE;
     let in_use = |rid: u16| u64::from(rid) / STREAMS_PER_TABLE == table;
     if registry

@@ -147,8 +147,14 @@ impl Devices {
         }
     }
 
-    /// Takes the device lock. No granule lock may be held.
-    pub fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock()
+    /// Takes the device lock, calling `relax` while another call has it. No granule lock may be
+    /// held.
+    pub fn lock(&self, relax: impl Fn()) -> MutexGuard<'_, Registry> {
+        loop {
+            if let Some(registry) = self.registry.try_lock() {
+                return registry;
+            }
+            relax();
+        }
     }
 }

@@ -178,7 +178,7 @@ fn wish(call: &Call, protected_top: u64) -> Option<(u64, Wish)> {
 
 /// `RMI_VDEV_COMPLETE`.
 pub(crate) fn complete<P: Machine>(context: &Context<'_, P>, rec: u64, object: u64) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let guard = rec::lock_idle(context, rec).map_err(|error| match error {
         // A virtual CPU that runs waits for nothing.
         Error::Rec => Error::Input,
@@ -251,7 +251,7 @@ fn fulfil<P: Machine>(
     wish: Wish,
     exit: &mut RecExit,
 ) -> Answer {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     vdev::settle(context, object)?;
     let realm = rec.realm;
     let own = |vdev: &mut Vdev| vdev.realm == realm && vdev.id == id;

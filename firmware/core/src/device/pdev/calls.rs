@@ -81,7 +81,7 @@ fn is_new<P: Machine>(context: &Context<'_, P>, registry: &Registry, wanted: &Wa
 pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: u64) -> Result {
     let params: PdevParams = context.host_structure(params)?;
     let wanted = check(&params)?;
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     let function = Function::new(context.platform, wanted.rid);
     let is_hidden = context.platform.is_hidden(wanted.rid);
     // A root port is a bridge, and an endpoint is none.
@@ -140,13 +140,13 @@ fn session_id<P: Machine>(context: &Context<'_, P>) -> Result<u16> {
 
 /// `RMI_PDEV_GET_STATE`.
 pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     with(context, object, |pdev| Reply::one(pdev.state as u64))
 }
 
 /// `RMI_PDEV_COMMUNICATE`.
 pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, data: u64) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     let (comm, op, is_port) = with(context, object, |pdev| {
         (pdev.comm, pdev.op, matches!(pdev.role, Role::RootPort(_)))
     })?;
@@ -227,7 +227,7 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
     if Ok(length) != usize::try_from(params.key_len.get()) || params.metadata_len.get() > metadata {
         return Err(Error::Input);
     }
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     with(context, object, |pdev| {
         if pdev.state != State::NeedsKey || !pdev.comm.is_quiet() {
             return Err(Error::Device);
@@ -249,7 +249,7 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
 
 /// `RMI_PDEV_STOP`.
 pub(crate) fn stop<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     with(context, object, |pdev| {
         let is_stoppable = pdev.state.after(Event::Ended).is_some();
         let is_unused = pdev.streams == 0 && pdev.vdevs == 0 && pdev.op.is_none();
@@ -265,7 +265,7 @@ pub(crate) fn stop<P: Machine>(context: &Context<'_, P>, object: u64) -> Result 
 /// `RMI_PDEV_ABORT`: gives up the exchange. A request that is out leaves the session in doubt, so
 /// the session goes, and what rests on it.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let registry = context.tsm.devices.lock();
+    let registry = context.devices();
     if with(context, object, |pdev| pdev.comm)? == Comm::Idle {
         return Err(Error::Device);
     }
@@ -276,7 +276,7 @@ pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, object: u64) -> Result
 
 /// `RMI_PDEV_DESTROY`.
 pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     if with(context, object, |pdev| pdev.state)? != State::Stopped {
         return Err(Error::Device);
     }

@@ -73,7 +73,7 @@ fn check(params: &PdevStreamParams) -> Result<u8> {
 pub(crate) fn connect<P: Machine>(context: &Context<'_, P>, params: u64) -> Result {
     let params: PdevStreamParams = context.host_structure(params)?;
     let id = check(&params)?;
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let (endpoint, port) = ends(context, params.pdev_1.get(), params.pdev_2.get())?;
     let (device_rid, is_free) = with(context, endpoint, |pdev| {
         let has_stream = pdev
@@ -159,7 +159,7 @@ pub(crate) fn refresh<P: Machine>(
     second: u64,
     handle: u64,
 ) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let (endpoint, port) = find(context, first, second, handle)?;
     if !with(context, endpoint, |pdev| pdev.is_free())?
         || !with(context, port, |pdev| pdev.is_free())?
@@ -183,7 +183,7 @@ pub(crate) fn disconnect<P: Machine>(
     second: u64,
     handle: u64,
 ) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let (endpoint, port) = find(context, first, second, handle)?;
     let can_stop =
         |pdev: &mut Pdev| matches!(pdev.state, State::Ready | State::Error) && pdev.comm.is_quiet();
@@ -212,7 +212,7 @@ pub(crate) fn complete<P: Machine>(
     second: u64,
     handle: u64,
 ) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let (endpoint, port) = find(context, first, second, handle)?;
     let is_idle = |pdev: &mut Pdev| pdev.comm == Comm::Idle;
     if !with(context, endpoint, is_idle)? || !with(context, port, is_idle)? {

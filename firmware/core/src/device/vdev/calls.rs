@@ -100,13 +100,13 @@ impl Exchange for Vdev {
 
 /// `RMI_VDEV_GET_STATE`.
 pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     with(context, object, |vdev| Reply::one(vdev.state as u64))
 }
 
 /// `RMI_VDEV_COMMUNICATE`.
 pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, data: u64) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     check(context, names, Error::Input)?;
     let comm = with(context, names.object, |vdev| vdev.comm)?;
     let entry = comm::enter(context, data, comm)?;
@@ -233,7 +233,7 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
     if !context.platform.is_mediated() {
         return Err(Error::NotSupported);
     }
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
@@ -250,7 +250,7 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
 
 /// `RMI_VDEV_START`.
 pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
@@ -265,7 +265,7 @@ pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
 
 /// `RMI_VDEV_GET_INTERFACE_REPORT`.
 pub(crate) fn get_report<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     check(context, names, Error::Device)?;
     begin(context, names, Request::Report, |_| Ok(()))
 }
@@ -278,7 +278,7 @@ pub(crate) fn get_measurements<P: Machine>(
 ) -> Result {
     let params: VdevMeasureParams = context.host_structure(params)?;
     let flags = VdevMeasureFlags::from_bits(params.flags.get()).ok_or(Error::Input)?;
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     check(context, names, Error::Device)?;
     begin(context, names, Request::Measure, |vdev| {
         vdev.measure = Measure {
@@ -292,7 +292,7 @@ pub(crate) fn get_measurements<P: Machine>(
 /// `RMI_VDEV_UNLOCK`. Refused with the address while a granule of the interface is mapped. DMA is
 /// off when this returns; the device is told afterwards, by the exchange.
 pub(crate) fn unlock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     check(context, names, Error::Device)?;
     begin(context, names, Request::Unlock, |vdev| {
         if let Some(address) = first_mapped(context, &vdev.ranges) {
@@ -321,7 +321,7 @@ pub(super) fn is_mapped<P: Machine>(context: &Context<'_, P>, address: u64) -> b
 
 /// `RMI_VDEV_ABORT`: gives up the exchange. With a request out, the session is in doubt and goes.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let registry = context.tsm.devices.lock();
+    let registry = context.devices();
     check(context, names, Error::Device)?;
     let comm = with(context, names.object, |vdev| vdev.comm)?;
     if comm == Comm::Idle {
@@ -342,7 +342,7 @@ pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
 
 /// `RMI_VDEV_DESTROY`: the function is the host's again.
 pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     check(context, names, Error::Device)?;
     let (is_destroyable, stream) = with(context, names.object, |vdev| {
         // With a request out, the answer would belong to nobody.

@@ -177,7 +177,7 @@ pub(crate) fn create<P: Machine>(
     let ranges = ranges(context, &params)?;
     let realm_granule = Granule::new(realm).ok_or(Error::Input)?;
     let device_granule = Granule::new(device).ok_or(Error::Input)?;
-    let mut registry = context.tsm.devices.lock();
+    let mut registry = context.devices();
     note_bound(context, &mut registry);
     let realm_guard = context.lock(realm, granule::State::Rd)?;
     context.with(realm_granule, |realm: &mut Realm| {

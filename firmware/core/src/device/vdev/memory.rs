@@ -23,7 +23,7 @@ pub(crate) fn device_map<P: Machine>(
     range: (u64, u64),
     output: Output,
 ) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let guard = context.lock(rd, State::Rd)?;
     let next = with(context, object, |vdev| {
         if vdev.realm != guard.granule() {
@@ -48,7 +48,7 @@ pub(crate) fn device_validate<P: Machine>(
     base: u64,
     top: u64,
 ) -> Result {
-    let _registry = context.tsm.devices.lock();
+    let _registry = context.devices();
     let mapping = peek(context, rd, rec)?;
     settle(context, mapping.object)?;
     let realm_guard = context.lock(rd, State::Rd)?;
