@@ -28,6 +28,7 @@ pub mod wire;
 pub use crypto::{NoEntropy, PublicKey, Random};
 pub use error::{Error, PeerMisbehaved};
 pub use requester::{
-    Config, Digests, Event, Input, MAX_MESSAGE, MAX_PAYLOAD, MIN_BUFFER, Object, Operation,
-    Outcome, Output, Phase, Protocol, Requester, Slice, SpdmRequester, TRANSITIONS,
+    Config, Digests, Event, Input, MAX_LARGE_MESSAGE, MAX_MESSAGE, MAX_PAYLOAD, MAX_RAW_KEY,
+    MIN_BUFFER, Object, Operation, Outcome, Output, Phase, Protocol, Requester, Slice,
+    SpdmRequester, TRANSITIONS, Workspace,
 };

@@ -20,7 +20,7 @@ use tsm_spdm::wire::pci_sig::tdisp::{
 };
 use tsm_spdm::{
     Error, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, PublicKey, Requester,
-    Slice,
+    Slice, Workspace,
 };
 use zeroize::Zeroizing;
 
@@ -53,6 +53,7 @@ struct Courier {
     dsm: Dsm,
     port: RootPort,
     requester: Requester,
+    workspace: Workspace,
     out: Vec<u8>,
     answer: Vec<u8>,
     cache: HashMap<&'static str, Vec<u8>>,
@@ -98,6 +99,7 @@ impl Courier {
             dsm: Dsm::new(config),
             port,
             requester: requester(1),
+            workspace: Workspace::new(),
             out: vec![0; 4096],
             answer: Vec::new(),
             cache: HashMap::new(),
@@ -141,9 +143,12 @@ impl Courier {
 
     fn run(&mut self, operation: Operation) -> Result<Outcome, Error> {
         self.requester.start(operation)?;
-        let output = self
-            .requester
-            .step(Input::Begin, &mut self.out, &mut random)?;
+        let output = self.requester.step(
+            Input::Begin,
+            &mut self.out,
+            &mut self.workspace,
+            &mut random,
+        )?;
         self.pump(output)
     }
 
@@ -173,13 +178,17 @@ impl Courier {
             output = self.requester.step(
                 Input::Response(&mut self.answer),
                 &mut self.out,
+                &mut self.workspace,
                 &mut random,
             )?;
         }
     }
 
     fn vendor(&mut self, payload: &[u8]) -> Vec<u8> {
-        let output = self.requester.start_vendor(payload, &mut self.out).unwrap();
+        let output = self
+            .requester
+            .start_vendor(payload, &mut self.out, &mut self.workspace)
+            .unwrap();
         match self.pump(output).unwrap() {
             Outcome::Vendor { offset, len } => self.answer[offset..offset + len].to_vec(),
             other => panic!("a vendor exchange ended as {other:?}"),

@@ -4,6 +4,7 @@
 //! What a caller sees of the requester.
 
 use super::phase::Phase;
+use super::workspace::Workspace;
 use crate::crypto::{PublicKey, Random};
 use crate::error::Error;
 use crate::wire::negotiation::Capabilities;
@@ -230,7 +231,12 @@ pub trait SpdmRequester: Send + 'static {
     ///
     /// # Errors
     /// [`Error`].
-    fn start_vendor(&mut self, payload: &[u8], out: &mut [u8]) -> Result<Output, Error>;
+    fn start_vendor(
+        &mut self,
+        payload: &[u8],
+        out: &mut [u8],
+        workspace: &mut Workspace,
+    ) -> Result<Output, Error>;
 
     /// Takes what the caller brings and says what to do.
     ///
@@ -240,8 +246,12 @@ pub trait SpdmRequester: Send + 'static {
         &mut self,
         input: Input<'_>,
         out: &mut [u8],
+        workspace: &mut Workspace,
         random: Random<'_>,
     ) -> Result<Output, Error>;
+
+    /// Returns whether the next step needs the [`Workspace`] as the last one left it.
+    fn uses_workspace(&self) -> bool;
 
     /// Returns the digests known so far.
     fn digests(&self) -> &Digests;

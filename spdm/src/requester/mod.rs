@@ -18,6 +18,7 @@ mod establish;
 mod phase;
 mod session;
 mod state;
+mod workspace;
 
 pub use self::api::{
     Config, Digests, Input, MAX_MESSAGE, MIN_BUFFER, Object, Operation, Outcome, Output, Protocol,
@@ -25,6 +26,9 @@ pub use self::api::{
 };
 pub use self::phase::{Event, Phase, TRANSITIONS};
 pub use self::session::MAX_PAYLOAD;
+pub use self::workspace::{MAX_LARGE_MESSAGE, MAX_RAW_KEY, Workspace};
+
+use zeroize::Zeroize;
 
 use self::discover::ReadVersion;
 use self::establish::{Challenged, Exchanging};
@@ -94,6 +98,12 @@ impl<K: KeyAgreement> Requester<K> {
     #[must_use]
     pub const fn digests(&self) -> &Digests {
         &self.shared.digests
+    }
+
+    /// Returns whether the next step needs the [`Workspace`] as the last one left it.
+    #[must_use]
+    pub const fn uses_workspace(&self) -> bool {
+        false
     }
 
     /// Starts an operation; [`step`](Self::step) with [`Input::Begin`] follows.
@@ -167,7 +177,12 @@ impl<K: KeyAgreement> Requester<K> {
     /// # Errors
     /// [`Error::Phase`], [`Error::Payload`], [`Error::Buffer`] or [`Error::KeyUpdateDue`], upon
     /// which nothing changed; else the requester is dead.
-    pub fn start_vendor(&mut self, payload: &[u8], out: &mut [u8]) -> Result<Output, Error> {
+    pub fn start_vendor(
+        &mut self,
+        payload: &[u8],
+        out: &mut [u8],
+        workspace: &mut Workspace,
+    ) -> Result<Output, Error> {
         self.phase().after(Event::Vendor).ok_or(Error::Phase)?;
         if out.len() < MIN_BUFFER {
             return Err(Error::Buffer);
@@ -177,7 +192,7 @@ impl<K: KeyAgreement> Requester<K> {
         self.retries = 0;
         // The request holds nothing random.
         let sent = self.send(out, &mut |_| Err(NoEntropy), None);
-        self.end_on_fault(sent)
+        self.end_on_fault(sent, workspace)
     }
 
     /// Takes what the caller brings and says what to do. `out` has at least [`MIN_BUFFER`] bytes.
@@ -189,6 +204,7 @@ impl<K: KeyAgreement> Requester<K> {
         &mut self,
         input: Input<'_>,
         out: &mut [u8],
+        workspace: &mut Workspace,
         random: Random<'_>,
     ) -> Result<Output, Error> {
         let in_turn = match input {
@@ -205,12 +221,19 @@ impl<K: KeyAgreement> Requester<K> {
             Input::Begin => self.send(out, random, None),
             Input::Response(response) => self.receive(response, out, random),
         };
-        self.end_on_fault(stepped)
+        self.end_on_fault(stepped, workspace)
     }
 
     /// Erases everything upon an error: those that leave things as they are were seen before.
-    fn end_on_fault(&mut self, result: Result<Output, Error>) -> Result<Output, Error> {
+    fn end_on_fault(
+        &mut self,
+        result: Result<Output, Error>,
+        workspace: &mut Workspace,
+    ) -> Result<Output, Error> {
         if result.is_err() {
+            if self.uses_workspace() {
+                workspace.zeroize();
+            }
             self.state = State::Dead;
             self.shared.pending = Transcript::new();
         }
@@ -409,17 +432,27 @@ impl<K: KeyAgreement + Send + 'static> SpdmRequester for Requester<K> {
         Self::start(self, operation)
     }
 
-    fn start_vendor(&mut self, payload: &[u8], out: &mut [u8]) -> Result<Output, Error> {
-        Self::start_vendor(self, payload, out)
+    fn start_vendor(
+        &mut self,
+        payload: &[u8],
+        out: &mut [u8],
+        workspace: &mut Workspace,
+    ) -> Result<Output, Error> {
+        Self::start_vendor(self, payload, out, workspace)
     }
 
     fn step(
         &mut self,
         input: Input<'_>,
         out: &mut [u8],
+        workspace: &mut Workspace,
         random: Random<'_>,
     ) -> Result<Output, Error> {
-        Self::step(self, input, out, random)
+        Self::step(self, input, out, workspace, random)
+    }
+
+    fn uses_workspace(&self) -> bool {
+        Self::uses_workspace(self)
     }
 
     fn digests(&self) -> &Digests {

@@ -26,7 +26,7 @@ use tsm_spdm::wire::vendor::VendorDefined;
 use tsm_spdm::wire::{Code, Exchange, Malformed};
 use tsm_spdm::{
     Config, Error, Input, Object, Operation, Outcome, Output, PeerMisbehaved, Phase, Protocol,
-    Requester, Slice,
+    Requester, Slice, Workspace,
 };
 
 use crate::recording::{Kind, Recording, hex};
@@ -67,6 +67,7 @@ fn requester(challenge: bool) -> Requester<RecordedAgreement> {
 struct Run {
     recording: &'static Recording,
     requester: Requester<RecordedAgreement>,
+    workspace: Workspace,
     random: Vec<Vec<u8>>,
     out: Vec<u8>,
     kept: [Vec<u8>; 3],
@@ -79,6 +80,7 @@ impl Run {
         Self {
             recording,
             requester,
+            workspace: Workspace::new(),
             random,
             out,
             kept: Default::default(),
@@ -107,7 +109,9 @@ impl Run {
             bytes.copy_from_slice(&draws.next().expect("more entropy is drawn than recorded"));
             Ok(())
         };
-        let output = self.requester.step(input, &mut self.out, &mut random);
+        let output = self
+            .requester
+            .step(input, &mut self.out, &mut self.workspace, &mut random);
         let left: Vec<_> = draws.collect();
         self.random = left;
         output
@@ -223,7 +227,7 @@ fn the_requester_relives_the_session() {
             VendorDefined::parse(recording.message(number), Code::VENDOR_DEFINED_REQUEST).unwrap();
         let output = run
             .requester
-            .start_vendor(request.payload, &mut run.out)
+            .start_vendor(request.payload, &mut run.out, &mut run.workspace)
             .unwrap();
         run.check_sent(output, number);
         let mut response = recording.record(number + 1).payload().to_vec();

@@ -176,10 +176,7 @@ fn an_operation_out_of_order_changes_nothing() {
     refused(&mut pair, &inside);
     refused(&mut pair, &[establish]);
     assert_eq!(pair.step(Input::Begin, &mut out), Err(Error::Phase));
-    assert_eq!(
-        pair.requester.start_vendor(&[0], &mut out),
-        Err(Error::Phase)
-    );
+    assert_eq!(pair.begin_vendor(&[0], &mut out), Err(Error::Phase));
     assert_eq!(
         pair.step(Input::Response(&mut [0; 8]), &mut out),
         Err(Error::Phase)
@@ -202,16 +199,13 @@ fn an_operation_out_of_order_changes_nothing() {
     refused(&mut pair, &[Operation::Discover]);
     pair.operate(establish).unwrap();
     refused(&mut pair, &[Operation::Discover, establish]);
+    assert_eq!(pair.begin_vendor(&[], &mut out), Err(Error::Payload));
     assert_eq!(
-        pair.requester.start_vendor(&[], &mut out),
+        pair.begin_vendor(&[0; MAX_PAYLOAD + 1], &mut out),
         Err(Error::Payload)
     );
     assert_eq!(
-        pair.requester.start_vendor(&[0; MAX_PAYLOAD + 1], &mut out),
-        Err(Error::Payload)
-    );
-    assert_eq!(
-        pair.requester.start_vendor(&[0], &mut out[..255]),
+        pair.begin_vendor(&[0], &mut out[..MIN_BUFFER - 1]),
         Err(Error::Buffer)
     );
     assert_eq!(pair.requester.phase(), Phase::Established);
@@ -248,7 +242,9 @@ fn no_entropy_is_the_end_wherever_it_is_needed() {
     pair.requester.start(Operation::Establish { key }).unwrap();
     let dry = pair
         .requester
-        .step(Input::Begin, &mut out, &mut |_| Err(NoEntropy));
+        .step(Input::Begin, &mut out, &mut pair.workspace, &mut |_| {
+            Err(NoEntropy)
+        });
     assert_eq!(dry, Err(Error::NoEntropy));
     assert_eq!(pair.requester.phase(), Phase::Dead);
 
@@ -257,7 +253,9 @@ fn no_entropy_is_the_end_wherever_it_is_needed() {
     pair.requester.start(Operation::UpdateKeys).unwrap();
     let dry = pair
         .requester
-        .step(Input::Begin, &mut out, &mut |_| Err(NoEntropy));
+        .step(Input::Begin, &mut out, &mut pair.workspace, &mut |_| {
+            Err(NoEntropy)
+        });
     assert_eq!(dry, Err(Error::NoEntropy));
     assert_eq!(pair.requester.phase(), Phase::Dead);
 }
@@ -299,7 +297,7 @@ fn sessions_follow_each_other_and_none_repeats_a_record() {
         };
         pair.establish().unwrap();
         let mut out = [0; 4096];
-        let output = pair.requester.start_vendor(&[0, 1], &mut out).unwrap();
+        let output = pair.begin_vendor(&[0, 1], &mut out).unwrap();
         let Output::Send { len, .. } = output else {
             panic!()
         };

@@ -21,7 +21,7 @@ use tsm_spdm::wire::record::{MESSAGE_OFFSET, OVERHEAD};
 use tsm_spdm::wire::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
 use tsm_spdm::wire::vendor::VendorDefined;
 use tsm_spdm::wire::{Code, Digest, Header, Malformed, Version};
-use tsm_spdm::{Config, Error, Input, Operation, Outcome, Output, Protocol, Requester};
+use tsm_spdm::{Config, Error, Input, Operation, Outcome, Output, Protocol, Requester, Workspace};
 use zerocopy::IntoBytes;
 
 pub const CAPABILITIES: Capabilities = Capabilities::CERT
@@ -451,6 +451,7 @@ pub fn error(code: ErrorCode) -> Vec<u8> {
 /// A requester and the device it talks to.
 pub struct Pair {
     pub requester: Requester,
+    pub workspace: Workspace,
     pub responder: Responder,
     /// Told every request on its way.
     pub on_request: Bend,
@@ -469,6 +470,7 @@ impl Pair {
                 challenge,
                 ..Config::new(0x1234)
             }),
+            workspace: Workspace::new(),
             responder: Responder::new(),
             on_request: Box::new(|_| ()),
             sent: Vec::new(),
@@ -479,11 +481,12 @@ impl Pair {
 
     pub fn step(&mut self, input: Input<'_>, out: &mut [u8]) -> Result<Output, Error> {
         let randoms = &mut self.randoms;
-        self.requester.step(input, out, &mut |bytes| {
-            *randoms = randoms.wrapping_add(1);
-            bytes.fill(*randoms);
-            Ok(())
-        })
+        self.requester
+            .step(input, out, &mut self.workspace, &mut |bytes| {
+                *randoms = randoms.wrapping_add(1);
+                bytes.fill(*randoms);
+                Ok(())
+            })
     }
 
     /// Carries messages until the operation is done.
@@ -527,9 +530,14 @@ impl Pair {
         self.carry(output, &mut out)
     }
 
+    pub fn begin_vendor(&mut self, payload: &[u8], out: &mut [u8]) -> Result<Output, Error> {
+        self.requester
+            .start_vendor(payload, out, &mut self.workspace)
+    }
+
     pub fn vendor(&mut self, payload: &[u8]) -> Result<Outcome, Error> {
         let mut out = vec![0; 4096];
-        let output = self.requester.start_vendor(payload, &mut out)?;
+        let output = self.begin_vendor(payload, &mut out)?;
         self.carry(output, &mut out)
     }
 

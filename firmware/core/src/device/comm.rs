@@ -9,7 +9,7 @@
 use tsm_abi::rmi::{
     CommObject, CommProtocol, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags,
 };
-use tsm_platform::HostPa;
+use tsm_platform::{HostPa, Rid};
 use tsm_spdm::{
     Digests, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, Requester, Slice,
 };
@@ -196,19 +196,34 @@ pub(crate) enum Progress {
     Complete,
 }
 
+/// What one device's exchange is made with.
+pub(crate) struct Line<'a> {
+    /// The device.
+    pub device: Rid,
+    /// Its requester.
+    pub requester: &'a mut Requester,
+    /// Where messages stand.
+    pub buffers: &'a mut Buffers,
+}
+
 /// Advances `exchange` until a request is ready for the host or it is complete.
 ///
 /// `awaiting` says whether a request is out. Fails at once, and changes nothing, if the host brought
 /// no answer to it; the inner result is the exchange's.
 pub(crate) fn advance<P: Machine>(
     context: &Context<'_, P>,
-    requester: &mut Requester,
-    buffers: &mut Buffers,
+    line: Line<'_>,
     entry: &Entry,
     awaiting: bool,
     exchange: &mut impl Exchange,
     exit: &mut Exit,
 ) -> Result<core::result::Result<Progress, Trouble>> {
+    let Line {
+        device,
+        requester,
+        buffers,
+    } = line;
+    let serves = buffers.serves(device, requester);
     let mut step = Step {
         context,
         requester,
@@ -216,22 +231,23 @@ pub(crate) fn advance<P: Machine>(
         entry,
         exit,
     };
-    if !awaiting {
-        return Ok(step.go_on(exchange));
-    }
-    match entry.status {
-        CommStatus::None => Err(Error::Input),
-        CommStatus::Error => Ok(Err(Trouble::Session)),
-        CommStatus::Response => {
+    let stepped = match entry.status {
+        CommStatus::None if awaiting => return Err(Error::Input),
+        CommStatus::Error if awaiting => Err(Trouble::Session),
+        _ if !serves => Err(Trouble::Session),
+        _ if !awaiting => step.go_on(exchange),
+        _ => {
             let into = step
                 .buffers
                 .response
                 .get_mut(..entry.length)
                 .ok_or(Error::Input)?;
             context.host_read(entry.response, into)?;
-            Ok(step.answer(exchange))
+            step.answer(exchange)
         }
-    }
+    };
+    step.buffers.served(device, step.requester);
+    Ok(stepped)
 }
 
 /// One call's work on a requester.
@@ -247,13 +263,18 @@ impl<P: Machine> Step<'_, '_, P> {
     fn answer(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
         let platform = self.context.platform;
         let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
-        let Buffers { request, response } = &mut *self.buffers;
+        let Buffers {
+            request,
+            response,
+            workspace,
+            ..
+        } = &mut *self.buffers;
         let response = response
             .get_mut(..self.entry.length)
             .ok_or(Trouble::Session)?;
-        let stepped = self
-            .requester
-            .step(Input::Response(response), request, &mut random);
+        let stepped =
+            self.requester
+                .step(Input::Response(response), request, workspace, &mut random);
         let output = stepped.map_err(|_| Trouble::Session)?;
         match output {
             Output::Send { .. } => self.send(&output, exchange),
@@ -299,35 +320,38 @@ impl<P: Machine> Step<'_, '_, P> {
     fn go_on(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
         let mut payload = [0; PAYLOAD_BYTES];
         let need = exchange.next(&mut payload)?;
-        let platform = self.context.platform;
-        let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
         let output = match need {
             Need::Nothing => return Ok(Progress::Complete),
-            Need::Operation(operation) => self.requester.start(operation).and_then(|()| {
-                let request = &mut self.buffers.request;
-                self.requester.step(Input::Begin, request, &mut random)
-            }),
+            Need::Operation(operation) => self.begin(operation),
             Need::Vendor(length) => {
                 let bytes = payload.get(..length).ok_or(Trouble::Session)?;
-                let request = &mut self.buffers.request;
-                self.requester.start_vendor(bytes, request)
+                let Buffers {
+                    request, workspace, ..
+                } = &mut *self.buffers;
+                self.requester.start_vendor(bytes, request, workspace)
             }
         };
         // It may have been a key.
         payload.zeroize();
         let output = match output {
             // The exchange is asked again when the session has new keys.
-            Err(tsm_spdm::Error::KeyUpdateDue) => {
-                let started = self.requester.start(Operation::UpdateKeys);
-                started.and_then(|()| {
-                    let request = &mut self.buffers.request;
-                    self.requester.step(Input::Begin, request, &mut random)
-                })
-            }
+            Err(tsm_spdm::Error::KeyUpdateDue) => self.begin(Operation::UpdateKeys),
             other => other,
         };
         let output = output.map_err(|_| Trouble::Session)?;
         self.send(&output, exchange)
+    }
+
+    /// Begins an operation of the session.
+    fn begin(&mut self, operation: Operation) -> core::result::Result<Output, tsm_spdm::Error> {
+        self.requester.start(operation)?;
+        let platform = self.context.platform;
+        let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
+        let Buffers {
+            request, workspace, ..
+        } = &mut *self.buffers;
+        self.requester
+            .step(Input::Begin, request, workspace, &mut random)
     }
 
     /// Hands a request to the host.

@@ -11,6 +11,7 @@
 use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
+use tsm_spdm::{Requester, Workspace};
 
 use super::psmmu::Units;
 use super::sizes::{BarSizes, KnownSizes};
@@ -48,6 +49,27 @@ pub(crate) struct Buffers {
     pub request: [u8; MESSAGE_BYTES],
     /// The response on its way in.
     pub response: [u8; MESSAGE_BYTES],
+    /// What a conversation needs beyond its requester, for one device at a time.
+    pub workspace: Workspace,
+    /// The device whose requester needs the workspace as it is.
+    user: Option<Rid>,
+}
+
+impl Buffers {
+    /// Returns whether the workspace is as `requester` of `device` left it, if that matters.
+    pub fn serves(&self, device: Rid, requester: &Requester) -> bool {
+        !requester.uses_workspace() || self.user == Some(device)
+    }
+
+    /// Takes note, after a step, of whether `requester` of `device` needs the workspace as it is.
+    /// It may have taken it from another device, whose conversation then ends at its next step.
+    pub fn served(&mut self, device: Rid, requester: &Requester) {
+        if requester.uses_workspace() {
+            self.user = Some(device);
+        } else if self.user == Some(device) {
+            self.user = None;
+        }
+    }
 }
 
 /// Every device object, by address.
@@ -76,6 +98,8 @@ impl Registry {
             buffers: Buffers {
                 request: [0; MESSAGE_BYTES],
                 response: [0; MESSAGE_BYTES],
+                workspace: Workspace::new(),
+                user: None,
             },
         }
     }

@@ -6,7 +6,7 @@ use zeroize::ZeroizeOnDrop;
 use super::{Payload, RESERVE, Session, Task};
 use crate::crypto::{HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, Transcript};
 use crate::requester::state::State;
-use crate::requester::{Config, Input, MIN_BUFFER, Operation, Output, Phase, Requester};
+use crate::requester::{Config, Input, MIN_BUFFER, Operation, Output, Phase, Requester, Workspace};
 use crate::wire::session::SessionId;
 use crate::{Error, PeerMisbehaved, crypto::RecordError};
 
@@ -25,6 +25,10 @@ fn requester(sent: u64, received: u64) -> Requester {
     requester
 }
 
+fn step(requester: &mut Requester, out: &mut [u8]) -> Result<Output, Error> {
+    requester.step(Input::Begin, out, &mut Workspace::new(), &mut |_| Ok(()))
+}
+
 #[test]
 fn keys_near_their_limit_can_only_be_updated_or_ended() {
     let limit = RECORD_LIMIT - RESERVE;
@@ -41,7 +45,7 @@ fn keys_near_their_limit_can_only_be_updated_or_ended() {
         };
         assert_eq!(requester.start(measure), Err(Error::KeyUpdateDue));
         assert_eq!(
-            requester.start_vendor(&[0], &mut out),
+            requester.start_vendor(&[0], &mut out, &mut Workspace::new()),
             Err(Error::KeyUpdateDue)
         );
         assert_eq!(requester.phase(), Phase::Established);
@@ -59,7 +63,7 @@ fn an_update_starts_both_counters_again() {
     let mut requester = requester(RECORD_LIMIT - 1, RECORD_LIMIT - RESERVE);
     requester.start(Operation::UpdateKeys).unwrap();
     let mut out = [0; MIN_BUFFER];
-    let output = requester.step(Input::Begin, &mut out, &mut |_| Ok(()));
+    let output = step(&mut requester, &mut out);
     assert!(matches!(output, Ok(Output::Send { .. })));
     let State::Session(session, _) = &requester.state else {
         panic!()
@@ -75,7 +79,7 @@ fn a_key_that_is_used_up_seals_nothing() {
     let mut requester = requester(RECORD_LIMIT, 0);
     requester.start(Operation::UpdateKeys).unwrap();
     let mut out = [0; MIN_BUFFER];
-    let output = requester.step(Input::Begin, &mut out, &mut |_| Ok(()));
+    let output = step(&mut requester, &mut out);
     let exhausted = PeerMisbehaved::Record(RecordError::Exhausted);
     assert_eq!(output, Err(Error::Peer(exhausted)));
     assert_eq!(requester.phase(), Phase::Dead);

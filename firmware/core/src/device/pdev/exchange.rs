@@ -7,7 +7,7 @@ use tsm_platform::Rid;
 use tsm_spdm::{Digests, Operation, Outcome, PublicKey};
 
 use super::super::comm::{
-    self, Entry, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
+    self, Entry, Exchange, Exit, Kept, Line, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
 use super::super::registry::Buffers;
 use super::{Endpoint, Link, Op, Pdev, Role, State, User};
@@ -136,6 +136,11 @@ impl Pdev {
             user,
             ..
         } = endpoint;
+        let line = Line {
+            device: rid,
+            requester,
+            buffers,
+        };
         let (progress, ending) = match (op, link) {
             (Op::Stream { .. }, Some(link)) => {
                 let platform = context.platform;
@@ -145,9 +150,7 @@ impl Pdev {
                     device: rid,
                     ending: None,
                 };
-                let progress = comm::advance(
-                    context, requester, buffers, entry, awaiting, &mut work, exit,
-                )?;
+                let progress = comm::advance(context, line, entry, awaiting, &mut work, exit)?;
                 (progress, work.ending)
             }
             (Op::Stream { .. }, None) => return Err(Error::Device),
@@ -155,15 +158,7 @@ impl Pdev {
             (Op::Stop, _) if state != State::Ready => return Ok(Ok(Stepped::Complete)),
             _ => {
                 let mut session = Session::new(state, op, key.as_ref());
-                let progress = comm::advance(
-                    context,
-                    requester,
-                    buffers,
-                    entry,
-                    awaiting,
-                    &mut session,
-                    exit,
-                )?;
+                let progress = comm::advance(context, line, entry, awaiting, &mut session, exit)?;
                 (progress, None)
             }
         };
@@ -205,6 +200,7 @@ pub(crate) fn advance_interface<P: Machine>(
     exchange: &mut impl Exchange,
     exit: &mut Exit,
 ) -> Result<Step<Progress>> {
+    let device = pdev.rid;
     let endpoint = pdev.endpoint().ok_or(Error::Device)?;
     let awaiting = match endpoint.user {
         User::Nobody => false,
@@ -214,8 +210,12 @@ pub(crate) fn advance_interface<P: Machine>(
     if endpoint.lost {
         return Ok(Err(Trouble::Session));
     }
-    let requester = &mut endpoint.requester;
-    let progress = comm::advance(context, requester, buffers, entry, awaiting, exchange, exit)?;
+    let line = Line {
+        device,
+        requester: &mut endpoint.requester,
+        buffers,
+    };
+    let progress = comm::advance(context, line, entry, awaiting, exchange, exit)?;
     endpoint.user = match progress {
         Ok(Progress::Sent) => User::Interface(interface),
         _ => User::Nobody,
