@@ -3,6 +3,8 @@
 
 //! From registers to a handler and back.
 
+use core::hash::{Hash, Hasher};
+
 use tsm_abi::rmi::{Call, REGISTERS};
 use tsm_platform::{Rid, TraceRecord};
 
@@ -41,6 +43,15 @@ impl Tsm {
     #[must_use]
     pub const fn granules(&self) -> &Table {
         &self.granules
+    }
+
+    /// Feeds what a call may change of the state outside granules to `hasher`: a test can tell whether
+    /// anything changed.
+    pub fn observe(&self, hasher: &mut impl Hasher) {
+        self.activation.is_active().hash(hasher);
+        self.vmids.observe(hasher);
+        self.running.observe(hasher);
+        self.devices.lock(core::hint::spin_loop).observe(hasher);
     }
 
     /// Answers one call of the host, who put `function` into x0 and `arguments` into x1 to x7.

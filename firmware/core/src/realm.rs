@@ -3,6 +3,7 @@
 
 //! Realms.
 
+use core::hash::{Hash, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
@@ -56,7 +57,18 @@ pub(crate) struct Realm {
     pub measurement: Measurement,
 }
 
-impl Object for Realm {}
+impl Object for Realm {
+    fn observe(&self, hasher: &mut impl Hasher) {
+        (self.life as u8, self.vdevs, self.devices_allowed).hash(hasher);
+        (&self.recs[..], self.stage2.root.0, self.stage2.vmid.0).hash(hasher);
+        for index in 0.. {
+            let Some(register) = self.measurement.register(index) else {
+                break;
+            };
+            register.hash(hasher);
+        }
+    }
+}
 
 impl Realm {
     /// Returns the end of the guest's addresses.
@@ -99,6 +111,13 @@ impl Vmids {
             AtomicU64::new(0),
             AtomicU64::new(0),
         ])
+    }
+
+    /// Feeds which tags are taken to `hasher`.
+    pub fn observe(&self, hasher: &mut impl Hasher) {
+        for word in &self.0 {
+            word.load(Ordering::Acquire).hash(hasher);
+        }
     }
 
     fn reserve(&self) -> Result<Vmid> {
@@ -160,6 +179,13 @@ impl Running {
         self.0
             .iter()
             .any(|slot| slot.load(Ordering::Acquire) == realm.address())
+    }
+
+    /// Feeds who runs to `hasher`.
+    pub fn observe(&self, hasher: &mut impl Hasher) {
+        for slot in &self.0 {
+            slot.load(Ordering::Acquire).hash(hasher);
+        }
     }
 
     fn exchange(&self, from: u64, to: u64) -> bool {

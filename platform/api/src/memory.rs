@@ -3,6 +3,8 @@
 
 //! Memory of the host, which is never trusted, and memory that the TSM owns.
 
+use core::hash::Hasher;
+
 use crate::{Granule, GranuleRange, HostPa};
 
 /// Reports that host memory could not be reached: not host memory, or taken meanwhile.
@@ -36,7 +38,16 @@ pub enum MemoryError {
 }
 
 /// A type that may live in a donated granule.
-pub trait Object: Send + 'static {}
+pub trait Object: Send + 'static {
+    /// Feeds what a call may change of the object, but no secret, to `hasher`: a platform can tell
+    /// whether anything changed.
+    fn observe(&self, hasher: &mut impl Hasher)
+    where
+        Self: Sized,
+    {
+        let _ = hasher;
+    }
+}
 
 /// Memory that the TSM owns, one granule at a time. A granule is *raw* (bytes), an *object* (one
 /// value of one type) or a *table* (512 entries that hardware may walk).

@@ -7,6 +7,8 @@
 //! host activates and makes room for is therefore not memory that is used but a condition that is
 //! checked: no interface is created on a stream that the host has not prepared.
 
+use core::hash::{Hash, Hasher};
+
 use heapless::Vec;
 use tsm_abi::rmi::PsmmuParams;
 use tsm_platform::StreamId;
@@ -54,6 +56,13 @@ impl Units {
     /// Makes the state after reset: nothing is active.
     pub const fn new() -> Self {
         Self { active: Vec::new() }
+    }
+
+    /// Feeds what the host has prepared to `hasher`.
+    pub fn observe(&self, hasher: &mut impl Hasher) {
+        for unit in &self.active {
+            (unit.address, unit.tables).hash(hasher);
+        }
     }
 
     fn find(&mut self, address: u64) -> Option<&mut Unit> {

@@ -8,6 +8,8 @@
 //! order among themselves, and a failure can cut off every interface of a device at once. A holder
 //! does at most one protocol step, which bounds the wait.
 
+use core::hash::{Hash, Hasher};
+
 use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
@@ -102,6 +104,17 @@ impl Registry {
                 user: None,
             },
         }
+    }
+
+    /// Feeds which objects exist to `hasher`.
+    pub fn observe(&self, hasher: &mut impl Hasher) {
+        for device in &self.devices {
+            (device.object, device.rid.0).hash(hasher);
+        }
+        for interface in &self.interfaces {
+            (interface.object, interface.rid.0, interface.device).hash(hasher);
+        }
+        self.units.observe(hasher);
     }
 
     /// Returns every device.

@@ -6,6 +6,9 @@
 mod psci;
 mod run;
 
+use core::hash::{Hash, Hasher};
+use core::mem::discriminant;
+
 use tsm_abi::RsiStatus;
 use tsm_abi::rmi::{RecParams, RecParamsFlags};
 use tsm_iommu::Ripas;
@@ -75,7 +78,19 @@ pub(crate) struct Rec<C> {
     pub cpu: C,
 }
 
-impl<C: Object> Object for Rec<C> {}
+impl<C: Object> Object for Rec<C> {
+    fn observe(&self, hasher: &mut impl Hasher) {
+        (self.realm.address(), self.mpidr, self.runnable).hash(hasher);
+        discriminant(&self.pending).hash(hasher);
+        match &self.pending {
+            Pending::Ripas(change) => change.next.hash(hasher),
+            Pending::Device(Request::Map(mapping)) => mapping.next.hash(hasher),
+            Pending::Device(request) => discriminant(request).hash(hasher),
+            _ => {}
+        }
+        self.cpu.observe(hasher);
+    }
+}
 
 impl<C: Object> Rec<C> {
     /// Answers a call of the guest: the status in x0, `values` from x1 on. Of x1 to x3 what is not

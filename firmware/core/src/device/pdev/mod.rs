@@ -8,6 +8,9 @@ mod exchange;
 mod link;
 mod stream;
 
+use core::hash::{Hash, Hasher};
+use core::mem::discriminant;
+
 use tsm_abi::rmi::StreamState as WireStreamState;
 use tsm_ide::StreamIds;
 use tsm_platform::{Granule, Object, Rid};
@@ -166,7 +169,22 @@ pub(crate) struct Endpoint {
     pub link: Option<Link>,
 }
 
-impl Object for Pdev {}
+impl Object for Pdev {
+    fn observe(&self, hasher: &mut impl Hasher) {
+        (self.rid.0, self.slot, self.streams, self.vdevs).hash(hasher);
+        (self.state as u8, discriminant(&self.comm)).hash(hasher);
+        self.op.map(|op| discriminant(&op)).hash(hasher);
+        let Role::Endpoint(endpoint) = &self.role else {
+            return;
+        };
+        (endpoint.lost, endpoint.key.is_some()).hash(hasher);
+        discriminant(&endpoint.user).hash(hasher);
+        if let Some(link) = &endpoint.link {
+            (discriminant(&link.state), discriminant(&link.phase)).hash(hasher);
+            (link.id(), link.is_secure(), link.is_protecting()).hash(hasher);
+        }
+    }
+}
 
 // An object and the platform's bookkeeping share a granule.
 const _: () = assert!(size_of::<Pdev>() <= 4096 - 64);

@@ -8,6 +8,9 @@ mod create;
 mod exchange;
 mod memory;
 
+use core::hash::{Hash, Hasher};
+use core::mem::discriminant;
+
 use heapless::Vec;
 use tsm_platform::{Granule, GranuleRange, Object, Rid, StreamId};
 use zeroize::Zeroizing;
@@ -115,7 +118,22 @@ pub(crate) struct Vdev {
     assembly: Assembly,
 }
 
-impl Object for Vdev {}
+impl Object for Vdev {
+    fn observe(&self, hasher: &mut impl Hasher) {
+        (self.realm.address(), self.device.address(), self.id).hash(hasher);
+        (self.state as u8, discriminant(&self.comm), self.step).hash(hasher);
+        self.request
+            .map(|request| discriminant(&request))
+            .hash(hasher);
+        (self.dma, self.condemned, self.stream_id).hash(hasher);
+        let nonces = &self.nonces;
+        (nonces.lock, nonces.measurements, nonces.report).hash(hasher);
+        (&self.measurements, self.report.digest()).hash(hasher);
+        for accepted in self.report.accepted() {
+            (accepted.ipa, accepted.bytes, accepted.physical).hash(hasher);
+        }
+    }
+}
 
 // An object and the platform's bookkeeping share a granule.
 const _: () = assert!(size_of::<Vdev>() <= 4096 - 64);
