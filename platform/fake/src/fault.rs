@@ -58,6 +58,7 @@ impl Fake {
 
     /// Passes a fault point.
     pub(crate) fn reach(&self, kind: FaultPoint) -> Result<(), ()> {
+        self.pause();
         let mut faults = lock(&self.faults);
         if faults.only.is_some_and(|only| only != kind) {
             return Ok(());

@@ -4,6 +4,7 @@
 //! Guests that follow a script.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::Mutex;
 
 use tsm_abi::rsi;
@@ -17,14 +18,25 @@ use crate::{Fake, lock};
 /// One stretch of a guest's run: it may touch its registers and memory, and ends with an exit.
 pub type Step = Box<dyn FnOnce(&Fake, &mut Vcpu) -> GuestExit + Send>;
 
+/// What guests do when no step is left.
+pub type Habit = Box<dyn FnMut(&Fake, &mut Vcpu) -> GuestExit + Send>;
+
 /// What guests do next, whichever virtual CPU is entered.
 #[derive(Default)]
-pub struct Script(Mutex<VecDeque<Step>>);
+pub struct Script {
+    steps: Mutex<VecDeque<Step>>,
+    habit: Mutex<Option<Habit>>,
+}
 
 impl Script {
     /// Adds a step at the end.
     pub fn then(&self, step: impl FnOnce(&Fake, &mut Vcpu) -> GuestExit + Send + 'static) {
-        lock(&self.0).push_back(Box::new(step));
+        lock(&self.steps).push_back(Box::new(step));
+    }
+
+    /// Sets what guests do when no step is left. Without a habit they are interrupted.
+    pub fn otherwise(&self, habit: Option<Habit>) {
+        *lock(&self.habit) = habit;
     }
 
     /// Adds a call of the guest with the function id and arguments in `registers`.
@@ -60,13 +72,13 @@ impl Script {
 
     /// Forgets the steps that were not run, and returns how many.
     pub fn clear(&self) -> usize {
-        lock(&self.0).drain(..).count()
+        lock(&self.steps).drain(..).count()
     }
 
     /// Returns whether every step was run.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        lock(&self.0).is_empty()
+        lock(&self.steps).is_empty()
     }
 }
 
@@ -85,7 +97,11 @@ pub struct Vcpu {
     pub aborts: Vec<Ipa>,
 }
 
-impl Object for Vcpu {}
+impl Object for Vcpu {
+    fn observe(&self, hasher: &mut impl Hasher) {
+        (self.gprs, self.pc, self.aborts.len()).hash(hasher);
+    }
+}
 
 impl Vcpu {
     /// Stores as the guest does, in one page.
@@ -117,7 +133,7 @@ impl Vcpu {
         let mut translations = lock(&fake.cpu_translations);
         let walk = || fake.walk(&self.stage2, ipa);
         translations
-            .translate(self.stage2.vmid, ipa, walk)
+            .translate(&self.stage2, ipa, walk)
             .map(|(address, _)| address)
     }
 }
@@ -162,8 +178,15 @@ impl GuestCpu for Fake {
     }
 
     fn run(&self, context: &mut Vcpu, _: &GuestEntry) -> GuestExit {
-        let step = lock(&self.script.0).pop_front();
-        step.map_or(GuestExit::HostInterrupt, |step| step(self, context))
+        self.pause();
+        let step = lock(&self.script.steps).pop_front();
+        if let Some(step) = step {
+            return step(self, context);
+        }
+        match &mut *lock(&self.script.habit) {
+            Some(habit) => habit(self, context),
+            None => GuestExit::HostInterrupt,
+        }
     }
 
     fn gpr(&self, context: &Vcpu, index: usize) -> u64 {

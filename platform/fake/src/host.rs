@@ -4,6 +4,7 @@
 //! A host that calls the TSM.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Mutex;
 
 use tsm_abi::RmiStatus;
@@ -15,6 +16,7 @@ use tsm_core::Tsm;
 use tsm_platform::GRANULE_SIZE;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::tracked::Tracked;
 use crate::{DRAM_BASE, DRAM_TOP, Fake, Stream, lock};
 
 /// The status word of success.
@@ -41,6 +43,8 @@ pub struct Host {
     pub fake: Fake,
     /// The firmware.
     pub tsm: Tsm,
+    /// What the firmware tracks granules by: goes after it.
+    _tracked: Tracked,
     next: Mutex<u64>,
 }
 
@@ -73,9 +77,11 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         let next = Mutex::new(DRAM_BASE + 0x20_0000);
+        let tracked = Tracked::new();
         Self {
             fake: Fake::new(),
-            tsm: Tsm::new(Fake::regions()),
+            tsm: Tsm::new(tracked.regions()),
+            _tracked: tracked,
             next,
         }
     }
@@ -417,6 +423,8 @@ impl Host {
     pub fn snapshot(&self) -> Snapshot {
         let used = self.tsm.granules().in_use();
         let states = used.map(|(address, state, references)| (address, (state as u8, references)));
+        let mut globals = DefaultHasher::new();
+        self.tsm.observe(&mut globals);
         Snapshot {
             states: states.collect(),
             contents: self.fake.contents(),
@@ -424,6 +432,8 @@ impl Host {
             hidden_from_dma: self.fake.granules_hidden_from_dma(),
             streams: self.fake.changed_streams(),
             functions: self.fake.registers(),
+            keys: self.fake.keys(),
+            globals: globals.finish(),
         }
     }
 
@@ -444,7 +454,7 @@ impl Host {
 pub struct Snapshot {
     /// State and references of each granule that is not plainly the host's.
     pub states: BTreeMap<u64, (u8, u32)>,
-    /// Bytes of granules that are not zero.
+    /// Bytes of granules that are not zero; of an object, a hash.
     pub contents: BTreeMap<u64, Vec<u8>>,
     /// Granules in the Realm world.
     pub realm_granules: usize,
@@ -454,4 +464,8 @@ pub struct Snapshot {
     pub streams: BTreeMap<u32, Stream>,
     /// Configuration space.
     pub functions: BTreeMap<u16, Vec<u8>>,
+    /// Keys of root ports that are programmed.
+    pub keys: usize,
+    /// A hash of the TSM's state outside granules.
+    pub globals: u64,
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tsm_iommu::stage2::LEAF_LEVEL;
 use tsm_iommu::{ArmStage2, Entry, Stage2Format};
-use tsm_platform::{Granule, GranuleRange, Iommu, Ipa, PlatformError, Stage2, StreamId, Vmid};
+use tsm_platform::{Granule, GranuleRange, Iommu, Ipa, Pa, PlatformError, Stage2, StreamId, Vmid};
 
 use crate::{Fake, FaultPoint, Guard, lock};
 
@@ -42,9 +42,12 @@ pub(crate) struct State {
     log: Vec<Invalidation>,
 }
 
-/// Translations that hardware has used and not forgotten.
+/// What a walk found: the granule, and whether it is shared with the host.
+type Found = (Granule, bool);
+
+/// Translations that hardware has used and not forgotten, with the tables that it used.
 #[derive(Default)]
-pub(crate) struct Translations(BTreeMap<(Vmid, Granule), (Granule, bool)>);
+pub(crate) struct Translations(BTreeMap<(Vmid, Granule), (Found, Stage2)>);
 
 impl Translations {
     pub(crate) fn forget(&mut self, vmid: Vmid, base: Ipa, bytes: u64) {
@@ -63,16 +66,16 @@ impl Translations {
     /// in the host's memory.
     pub(crate) fn translate(
         &mut self,
-        vmid: Vmid,
+        stage2: &Stage2,
         ipa: u64,
-        walk: impl FnOnce() -> Option<(Granule, bool)>,
+        walk: impl FnOnce() -> Option<Found>,
     ) -> Option<(u64, bool)> {
         let page = Granule::containing(ipa);
-        let (granule, shared) = match self.0.get(&(vmid, page)) {
-            Some(hit) => *hit,
+        let (granule, shared) = match self.0.get(&(stage2.vmid, page)) {
+            Some((hit, _)) => *hit,
             None => {
                 let found = walk()?;
-                self.0.insert((vmid, page), found);
+                self.0.insert((stage2.vmid, page), (found, *stage2));
                 found
             }
         };
@@ -121,7 +124,7 @@ impl Fake {
             Stream::Host => mapped(&iommu).then_some(address),
             Stream::Guest(stage2) => iommu
                 .translations
-                .translate(stage2.vmid, address, || self.walk(&stage2, address))
+                .translate(&stage2, address, || self.walk(&stage2, address))
                 .map(|(address, _)| address),
         }
     }
@@ -140,6 +143,31 @@ impl Fake {
     #[must_use]
     pub fn invalidations(&self) -> Vec<Invalidation> {
         lock(&self.iommu).log.clone()
+    }
+
+    pub(crate) fn forget_invalidations(&self) {
+        lock(&self.iommu).log.clear();
+    }
+
+    /// Returns the granules that host streams cannot reach.
+    #[must_use]
+    pub fn hidden_from_dma(&self) -> BTreeSet<u64> {
+        let iommu = lock(&self.iommu);
+        let hidden = iommu.unmapped.iter();
+        hidden.map(|granule| granule.address()).collect()
+    }
+
+    /// Returns the guest addresses of translations that CPUs or the IOMMU have not forgotten and
+    /// that the tables do not give any more.
+    #[must_use]
+    pub fn stale_translations(&self) -> Vec<u64> {
+        let cpu = lock(&self.cpu_translations);
+        let iommu = lock(&self.iommu);
+        let kept = cpu.0.iter().chain(&iommu.translations.0);
+        let stale = kept.filter(|((_, page), (found, stage2))| {
+            self.walk(stage2, page.address()) != Some(*found)
+        });
+        stale.map(|((_, page), _)| page.address()).collect()
     }
 
     /// Returns how many granules host streams cannot reach.
@@ -172,7 +200,22 @@ impl Fake {
     }
 }
 
+/// The base of the IOMMU's registers.
+const UNIT: Pa = Pa(0x0905_0000);
+
+impl Fake {
+    /// Shows the IOMMU to the host: it has to be activated before interfaces are created.
+    pub fn show_unit(&self) {
+        // A second time changes nothing.
+        let _ = self.units.set([UNIT]);
+    }
+}
+
 impl Iommu for Fake {
+    fn units(&self) -> &[Pa] {
+        self.units.get().map_or(&[], |units| units)
+    }
+
     fn covers(&self, stream: StreamId) -> bool {
         stream.0 < STREAMS
     }

@@ -19,15 +19,17 @@ mod host;
 mod iommu;
 mod memory;
 mod pci;
+mod schedule;
+mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tsm_core::{Kind, Machine, Region};
+use tsm_core::Machine;
 use tsm_iommu::ArmStage2;
 use tsm_platform::{
-    Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Platform, PlatformError, Processor,
-    Rid, RootPort, Stage2, Trace, TraceRecord,
+    Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Pa, Platform, PlatformError,
+    Processor, Rid, RootPort, Stage2, Trace, TraceRecord,
 };
 
 pub use fault::FaultPoint;
@@ -37,6 +39,7 @@ pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, success};
 pub use iommu::{Invalidation, Stream};
 pub use memory::Owner;
 pub use pci::{ENDPOINT, ENDPOINT_BAR, ENDPOINT_BAR_BYTES, Function, ROOT_PORT};
+pub use schedule::{MOST_CPUS, Work};
 
 /// First address of memory.
 pub const DRAM_BASE: u64 = 0x8000_0000;
@@ -56,12 +59,17 @@ pub struct KeyRecord {
     pub going: bool,
 }
 
+/// What a host's other CPU does right after the TSM has read host memory: it is told the address and
+/// length of what was read.
+pub type Meddler = Box<dyn FnMut(&Fake, u64, usize) + Send>;
+
 /// The machine.
 pub struct Fake {
     faults: Mutex<fault::Faults>,
     removed: Mutex<BTreeSet<Guard>>,
     memory: Mutex<memory::Memory>,
     iommu: Mutex<iommu::State>,
+    units: OnceLock<[Pa; 1]>,
     cpu_translations: Mutex<iommu::Translations>,
     functions: Mutex<BTreeMap<Rid, Function>>,
     config_writes: Mutex<Vec<(Rid, u16)>>,
@@ -69,6 +77,8 @@ pub struct Fake {
     hidden: Vec<Rid>,
     keys: Mutex<BTreeMap<KeyPlace, KeyRecord>>,
     script: Script,
+    schedule: schedule::Schedule,
+    meddler: Mutex<Option<Meddler>>,
     trace: Mutex<Vec<TraceRecord>>,
     random: Mutex<u64>,
 }
@@ -93,6 +103,7 @@ impl Fake {
             removed: Mutex::default(),
             memory: Mutex::default(),
             iommu: Mutex::default(),
+            units: OnceLock::new(),
             cpu_translations: Mutex::default(),
             functions: Mutex::new(pci::tree()),
             config_writes: Mutex::default(),
@@ -100,25 +111,11 @@ impl Fake {
             hidden: vec![pci::HIDDEN],
             keys: Mutex::default(),
             script: Script::default(),
+            schedule: schedule::Schedule::default(),
+            meddler: Mutex::default(),
             trace: Mutex::default(),
             random: Mutex::new(1),
         }
-    }
-
-    /// Returns the regions of granules of this machine, newly tracked.
-    #[must_use]
-    pub fn regions() -> &'static [Region] {
-        let region = |base, top, kind| {
-            let range = GranuleRange::new(base, top).expect("the map is aligned");
-            let count = usize::try_from(range.count()).expect("a test's machine is small");
-            let words = (0..count).map(|_| Default::default()).collect::<Vec<_>>();
-            Region::new(range, kind, words.leak()).expect("one word for each granule")
-        };
-        let regions = vec![
-            region(DRAM_BASE, DRAM_TOP, Kind::Memory),
-            region(MMIO_BASE, MMIO_TOP, Kind::Device),
-        ];
-        regions.leak()
     }
 
     /// Returns what the root port `port` has in `slot`.
@@ -130,10 +127,31 @@ impl Fake {
             .unwrap_or_default()
     }
 
+    /// Returns how many keys root ports hold.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        let keys = lock(&self.keys);
+        keys.values().filter(|record| record.key.is_some()).count()
+    }
+
     /// Returns the calls that were traced.
     #[must_use]
     pub fn calls(&self) -> Vec<TraceRecord> {
         lock(&self.trace).clone()
+    }
+
+    /// Lets `meddler` act after every copy from host memory, or nobody.
+    pub fn set_meddler(&self, meddler: Option<Meddler>) {
+        *lock(&self.meddler) = meddler;
+    }
+
+    /// Forgets what is kept only to be looked at: calls, copies, invalidations, writes to
+    /// configuration space.
+    pub fn forget_history(&self) {
+        lock(&self.trace).clear();
+        self.take_copies_in();
+        self.take_config_writes();
+        self.forget_invalidations();
     }
 
     /// Returns the script of the guests.
@@ -234,25 +252,32 @@ impl Entropy for Fake {
 
 impl Trace for Fake {
     fn call(&self, record: TraceRecord) {
+        self.pause();
         lock(&self.trace).push(record);
     }
 }
 
 impl Processor for Fake {
     fn invalidate_stage2(&self, stage2: &Stage2, base: Ipa, bytes: u64) {
+        self.pause();
         if self.has(Guard::CpuInvalidation) {
             lock(&self.cpu_translations).forget(stage2.vmid, base, bytes);
         }
     }
 
     fn invalidate_stage2_all(&self, stage2: &Stage2) {
+        self.pause();
         if self.has(Guard::CpuInvalidation) {
             lock(&self.cpu_translations).forget_all(stage2.vmid);
         }
     }
 
     fn cpu_index(&self) -> usize {
-        0
+        self.schedule.cpu().unwrap_or(0)
+    }
+
+    fn relax(&self) {
+        self.schedule.relax();
     }
 }
 

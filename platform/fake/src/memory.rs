@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 
 use tsm_platform::{
     GRANULE_SIZE, Granule, GranuleMemory, GranuleRange, HostFault, HostMemory, HostPa, MemoryError,
@@ -30,7 +31,8 @@ pub enum Owner {
 enum Content {
     Raw(Box<[u8; BYTES]>),
     Table(Box<[u64; ENTRIES]>),
-    Object(Box<dyn Any + Send>),
+    /// An object, and how to look at it.
+    Object(Box<dyn Any + Send>, fn(&dyn Any) -> u64),
     Borrowed,
 }
 
@@ -43,6 +45,15 @@ pub(crate) struct Memory {
     copies_in: Vec<(u64, usize)>,
     /// Operations on the TSM's granules since they were last taken.
     steps: u64,
+}
+
+/// Returns a hash of what a call may change of the object `value`, a `T`.
+fn look<T: Object>(value: &dyn Any) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Some(value) = value.downcast_ref::<T>() {
+        value.observe(&mut hasher);
+    }
+    hasher.finish()
 }
 
 const fn is_memory(address: u64) -> bool {
@@ -130,6 +141,17 @@ impl Fake {
         lock(&self.memory).realm.len()
     }
 
+    /// Returns the granules that the host has not got back.
+    #[must_use]
+    pub fn realm_granules(&self) -> BTreeSet<u64> {
+        let memory = lock(&self.memory);
+        memory
+            .realm
+            .iter()
+            .map(|granule| granule.address())
+            .collect()
+    }
+
     /// Stores as the host's CPU does: `None` if the store faults.
     pub fn host_store(&self, at: u64, data: &[u8]) -> Option<()> {
         let protected = self.has(Guard::GranuleProtection);
@@ -160,7 +182,8 @@ impl Fake {
         }
     }
 
-    /// Returns every raw granule and table that is not all zero, to compare states.
+    /// Returns every raw granule and table that is not all zero, and a hash of every object, to
+    /// compare states.
     #[must_use]
     pub fn contents(&self) -> BTreeMap<u64, Vec<u8>> {
         let memory = lock(&self.memory);
@@ -168,7 +191,7 @@ impl Fake {
             let bytes: &[u8] = match content {
                 Content::Raw(bytes) => &**bytes,
                 Content::Table(entries) => entries.as_bytes(),
-                Content::Object(_) => &[1],
+                Content::Object(value, look) => &look(&**value).to_le_bytes(),
                 Content::Borrowed => &[2],
             };
             let is_zero = *bytes == ZEROS[..bytes.len()];
@@ -229,6 +252,9 @@ impl HostMemory for Fake {
         lock(&self.memory).copies_in.push((from.0, out.len()));
         let bytes = self.host_load(from.0, out.len()).ok_or(HostFault)?;
         out.copy_from_slice(&bytes);
+        if let Some(meddler) = &mut *lock(&self.meddler) {
+            meddler(self, from.0, out.len());
+        }
         Ok(())
     }
 
@@ -254,6 +280,7 @@ fn run(
 
 impl GranuleMemory for Fake {
     fn zero(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.pause();
         lock(&self.memory).raw(granule)?.fill(0);
         Ok(())
     }
@@ -263,24 +290,27 @@ impl GranuleMemory for Fake {
     }
 
     fn read(&self, granule: Granule, offset: usize, out: &mut [u8]) -> Result<(), MemoryError> {
+        self.pause();
         let part = part(offset, out.len())?;
         out.copy_from_slice(&lock(&self.memory).raw(granule)?[part]);
         Ok(())
     }
 
     fn write(&self, granule: Granule, offset: usize, data: &[u8]) -> Result<(), MemoryError> {
+        self.pause();
         let part = part(offset, data.len())?;
         lock(&self.memory).raw(granule)?[part].copy_from_slice(data);
         Ok(())
     }
 
     fn place<T: Object>(&self, granule: Granule, value: T) -> Result<(), MemoryError> {
+        self.pause();
         if size_of::<T>() > BYTES {
             return Err(MemoryError::TooLarge);
         }
         let mut memory = lock(&self.memory);
         memory.raw(granule)?;
-        *memory.content(granule)? = Content::Object(Box::new(value));
+        *memory.content(granule)? = Content::Object(Box::new(value), look::<T>);
         Ok(())
     }
 
@@ -289,11 +319,12 @@ impl GranuleMemory for Fake {
         granule: Granule,
         work: impl FnOnce(&mut T) -> R,
     ) -> Result<R, MemoryError> {
-        let mut boxed = {
+        self.pause();
+        let (mut boxed, look) = {
             let mut memory = lock(&self.memory);
             let content = memory.content(granule)?;
             match std::mem::replace(content, Content::Borrowed) {
-                Content::Object(value) if value.is::<T>() => value,
+                Content::Object(value, look) if value.is::<T>() => (value, look),
                 other => {
                     *content = other;
                     return Err(MemoryError::WrongKind);
@@ -306,15 +337,16 @@ impl GranuleMemory for Fake {
             .ok_or(MemoryError::WrongKind);
         lock(&self.memory)
             .granules
-            .insert(granule, Content::Object(boxed));
+            .insert(granule, Content::Object(boxed, look));
         result
     }
 
     fn discard<T: Object>(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         match memory.content(granule)? {
-            content @ Content::Object(_) => {
-                let holds = matches!(&*content, Content::Object(value) if value.is::<T>());
+            content @ Content::Object(..) => {
+                let holds = matches!(&*content, Content::Object(value, _) if value.is::<T>());
                 if !holds {
                     return Err(MemoryError::WrongKind);
                 }
@@ -326,6 +358,7 @@ impl GranuleMemory for Fake {
     }
 
     fn table_create(&self, granule: Granule, first: u64, step: u64) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         memory.raw(granule)?;
         let entry = |index| first.wrapping_add(step.wrapping_mul(index as u64));
@@ -335,6 +368,7 @@ impl GranuleMemory for Fake {
     }
 
     fn table_read(&self, granule: Granule, index: usize) -> Result<u64, MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         memory
             .table(granule)?
@@ -349,6 +383,7 @@ impl GranuleMemory for Fake {
         index: usize,
         out: &mut [u64],
     ) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         let entries = run(memory.table(granule)?, index, out.len())?;
         out.copy_from_slice(entries);
@@ -356,6 +391,7 @@ impl GranuleMemory for Fake {
     }
 
     fn table_write(&self, granule: Granule, index: usize, entry: u64) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         let slot = memory
             .table(granule)?
@@ -371,6 +407,7 @@ impl GranuleMemory for Fake {
         index: usize,
         entries: impl ExactSizeIterator<Item = u64>,
     ) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         let slots = run(memory.table(granule)?, index, entries.len())?;
         for (slot, entry) in slots.iter_mut().zip(entries) {
@@ -380,6 +417,7 @@ impl GranuleMemory for Fake {
     }
 
     fn table_discard(&self, granule: Granule) -> Result<(), MemoryError> {
+        self.pause();
         let mut memory = lock(&self.memory);
         memory.table(granule)?;
         *memory.content(granule)? = Content::Raw(Box::new([0; BYTES]));

@@ -142,6 +142,7 @@ fn place(offset: u16, width: u8) -> Option<std::ops::Range<usize>> {
 
 impl ConfigSpace for Fake {
     fn config_read(&self, rid: Rid, offset: u16, width: u8) -> u32 {
+        self.pause();
         let functions = lock(&self.functions);
         let bytes = functions.get(&rid).zip(place(offset, width));
         let Some((function, place)) = bytes else {
@@ -153,6 +154,7 @@ impl ConfigSpace for Fake {
     }
 
     fn config_write(&self, rid: Rid, offset: u16, width: u8, value: u32) {
+        self.pause();
         lock(&self.config_writes).push((rid, offset));
         let mut functions = lock(&self.functions);
         let function = functions.get_mut(&rid).zip(place(offset, width));
