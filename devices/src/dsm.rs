@@ -3,11 +3,12 @@
 
 //! The device security manager: joins SPDM, IDE and TDISP.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::crypto::NoEntropy;
 use crate::doe;
-use crate::event::{Event, Observer, SessionId};
+use crate::event::{Event, Observer, SessionEnd, SessionId};
+use crate::fault::{FaultCount, FaultPlan, Injector, Occasion, Physical, Received};
 use crate::function::{FunctionSource, FunctionView, Layout};
 use crate::ide_km::{StreamView, Streams};
 use crate::link::{LinkKeys, NoRootPort};
@@ -20,6 +21,9 @@ mod protocol {
     pub(super) const IDE_KM: u8 = 0;
     pub(super) const TDISP: u8 = 1;
 }
+
+/// ERROR InvalidSession.
+const INVALID_SESSION: [u8; 4] = [0x12, 0x7f, 0x02, 0];
 
 /// What a [`Dsm`] is made of.
 pub struct Config {
@@ -37,6 +41,8 @@ pub struct Config {
     pub link: Box<dyn LinkKeys>,
     /// Who hears of events.
     pub observer: Box<dyn Observer>,
+    /// What goes wrong.
+    pub faults: FaultPlan,
 }
 
 impl Config {
@@ -54,6 +60,7 @@ impl Config {
             function: Box::new(function),
             link: Box::new(NoRootPort),
             observer: Box::new(|_: &Event| {}),
+            faults: FaultPlan::default(),
         })
     }
 }
@@ -67,12 +74,16 @@ pub struct State {
     pub streams: Vec<StreamView>,
     /// State of the interface.
     pub interface: TdiState,
+    /// How often each fault of the plan was due, in the plan's order.
+    pub faults: Vec<FaultCount>,
 }
 
 /// A device security manager. Objects in, objects out; no time passes but in [`Dsm::tick`].
 pub struct Dsm {
     responder: Responder,
     device: Device,
+    /// Whether the device answers nothing.
+    silent: bool,
 }
 
 /// What hangs on SPDM sessions.
@@ -82,6 +93,19 @@ struct Device {
     function: Box<dyn FunctionSource>,
     link: Box<dyn LinkKeys>,
     observer: Box<dyn Observer>,
+    faults: Injector,
+    /// Whether the request under way was not read.
+    unread: bool,
+}
+
+/// Tells the observer, and the fault plan if it may wait for that.
+fn tell(observer: &mut dyn Observer, faults: &mut Injector, event: &Event) {
+    observer.event(event);
+    match event {
+        Event::SessionStarted(_) => faults.occasion(Occasion::Session),
+        Event::StreamSecure(_) => faults.occasion(Occasion::Stream),
+        _ => {}
+    }
 }
 
 impl Dsm {
@@ -100,14 +124,37 @@ impl Dsm {
                 function: config.function,
                 link: config.link,
                 observer: config.observer,
+                faults: Injector::new(config.faults),
+                unread: false,
             },
+            silent: false,
         }
     }
 
     /// Answers a whole data object, header included. `None` for an object that has no answer.
     pub fn handle_doe(&mut self, object: &[u8]) -> Option<Vec<u8>> {
-        self.tick(Instant::now());
-        let answer = match doe::decode(object) {
+        self.catch_up(Instant::now());
+        if self.silent {
+            return None;
+        }
+        let mut object = object.to_vec();
+        self.device.unread = false;
+        self.device.faults.object(&mut object);
+        let answer = self.answer(&object);
+        self.device.settle();
+        let answer = self.suffer(answer);
+        let answer = self.device.faults.leave(answer);
+        self.device.tell_faults();
+        answer
+    }
+
+    /// Returns how late the last answer is to be, and forgets it.
+    pub fn take_delay(&mut self) -> Duration {
+        self.device.faults.take_delay()
+    }
+
+    fn answer(&mut self, object: &[u8]) -> Option<Vec<u8>> {
+        match doe::decode(object) {
             Ok((doe::kind::DISCOVERY, payload)) => doe::discover(payload),
             Ok((doe::kind::SPDM, message)) => {
                 let answer = self.responder.plain(message, &mut self.device);
@@ -130,13 +177,58 @@ impl Dsm {
                 self.note(Event::Malformed(what));
                 None
             }
-        };
-        self.device.settle();
+        }
+    }
+
+    /// Lets happen to the device what the fault plan asked for; returns what leaves of `answer`.
+    fn suffer(&mut self, answer: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let mut answer = answer;
+        // Sessions that end and streams that fail are occasions themselves: a bounded number.
+        for physical in self.device.faults.take_physical() {
+            match physical {
+                Physical::LoseSession(session) => {
+                    self.responder
+                        .forget(session, SessionEnd::Lost, &mut self.device);
+                    // A request that was not read came in a session that is not known any more.
+                    if self.device.unread {
+                        answer = Some(doe::encode(doe::kind::SPDM, &INVALID_SESSION));
+                    }
+                }
+                Physical::Reset => {
+                    self.reset();
+                    answer = answer.filter(|_| !self.device.unread);
+                }
+                Physical::Remove => {
+                    self.reset();
+                    self.silent = true;
+                    answer = None;
+                }
+                Physical::Hang => {
+                    self.silent = true;
+                    answer = None;
+                }
+                Physical::FunctionReset(_) | Physical::LinkDown => self.device.suffer(physical),
+            }
+            self.device.settle();
+        }
         answer
     }
 
     /// Looks at the machine, the link and the time. To be called often.
     pub fn tick(&mut self, now: Instant) {
+        self.catch_up(now);
+        self.happen(Occasion::Tick);
+    }
+
+    /// Takes note of an event that faults may wait for.
+    pub(crate) fn happen(&mut self, occasion: Occasion) {
+        self.device.faults.occasion(occasion);
+        self.device.unread = false;
+        self.suffer(None);
+        self.device.tell_faults();
+    }
+
+    fn catch_up(&mut self, now: Instant) {
         if self.device.function.take_reset() {
             self.reset();
             self.note(Event::MachineReset);
@@ -146,11 +238,21 @@ impl Dsm {
     }
 
     /// Goes back to the state after power-on: sessions, keys and locks are gone.
+    ///
+    /// A device that hangs answers again; one that was removed is inserted again.
     pub fn reset(&mut self) {
         self.responder.reset(&mut self.device);
         self.device.streams.forget(None);
         self.device.settle();
         self.device.interface.reset();
+        self.device.faults.disconnect();
+        self.silent = false;
+    }
+
+    /// Takes another fault plan; counts begin anew, and a device that was silent answers again.
+    pub fn load_faults(&mut self, plan: FaultPlan) {
+        self.device.faults.load(plan);
+        self.silent = false;
     }
 
     /// Tells the observer.
@@ -165,6 +267,7 @@ impl Dsm {
             sessions: self.responder.sessions().collect(),
             streams: self.device.streams.views().collect(),
             interface: self.device.interface.state(),
+            faults: self.device.faults.counts().collect(),
         }
     }
 
@@ -190,8 +293,10 @@ impl Device {
             function,
             link,
             observer,
+            faults,
+            ..
         } = self;
-        let mut note = |event: Event| observer.event(&event);
+        let mut note = |event: Event| tell(observer.as_mut(), faults, &event);
         streams.exercise(link.as_mut(), &mut note);
         let view = function.view();
         interface.check(&mut note, |session, stream, locked| {
@@ -204,6 +309,30 @@ impl Device {
                 .then_some("the host changed the configuration of the function")
         });
     }
+
+    /// Lets happen to functions and link what the fault plan asked for.
+    fn suffer(&mut self, physical: Physical) {
+        let mut note = |event: Event| self.observer.event(&event);
+        match physical {
+            Physical::FunctionReset(_) => self.interface.function_reset(&mut note),
+            Physical::LinkDown => self.streams.forget(None),
+            _ => {}
+        }
+        self.settle();
+    }
+
+    /// Lets happen at once what a message of the same exchange may show.
+    fn suffer_at_once(&mut self) {
+        for physical in self.faults.take_local() {
+            self.suffer(physical);
+        }
+    }
+
+    fn tell_faults(&mut self) {
+        for event in self.faults.take_events() {
+            self.observer.event(&event);
+        }
+    }
 }
 
 impl Application for Device {
@@ -215,7 +344,7 @@ impl Application for Device {
     ) -> Result<Vec<u8>, Refusal> {
         let (protocol, message) = payload.split_first().ok_or(Refusal::InvalidRequest)?;
         let function = self.function.view();
-        let mut note = |event: Event| self.observer.event(&event);
+        let mut note = |event: Event| tell(self.observer.as_mut(), &mut self.faults, &event);
         let answer = match *protocol {
             protocol::IDE_KM => {
                 let rid = function.and_then(|function| function.rid);
@@ -235,6 +364,23 @@ impl Application for Device {
         Ok([&[*protocol][..], &answer].concat())
     }
 
+    fn receive(&mut self, session: Option<SessionId>, request: &mut Vec<u8>) -> Option<Vec<u8>> {
+        let received = self.faults.receive(session, request);
+        self.suffer_at_once();
+        match received {
+            Received::Read => None,
+            Received::Answered(answer) => {
+                self.unread = answer.is_empty();
+                Some(answer)
+            }
+        }
+    }
+
+    fn send(&mut self, session: Option<SessionId>, answer: &mut Vec<u8>) {
+        self.faults.send(session, answer);
+        self.suffer_at_once();
+    }
+
     fn session_ended(&mut self, session: SessionId) {
         self.streams.forget(Some(session));
         let mut note = |event: Event| self.observer.event(&event);
@@ -244,6 +390,6 @@ impl Application for Device {
     }
 
     fn note(&mut self, event: Event) {
-        self.observer.event(&event);
+        tell(self.observer.as_mut(), &mut self.faults, &event);
     }
 }

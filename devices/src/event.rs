@@ -30,6 +30,8 @@ pub enum SessionEnd {
     Silent,
     /// An unfinished handshake made room for a newer one.
     Displaced,
+    /// The fault plan took it.
+    Lost,
 }
 
 /// Something worth a line in a log. No event carries a secret.
@@ -82,6 +84,13 @@ pub enum Event {
         error: u32,
         /// What was wrong.
         cause: &'static str,
+    },
+    /// A fault of the plan happened.
+    Fault {
+        /// Its place in the plan, counted from 1.
+        row: usize,
+        /// The plan's word for it.
+        what: &'static str,
     },
     /// An IDE key was refused.
     KeyRefused {
@@ -139,6 +148,7 @@ impl fmt::Display for Event {
                     "refused TDISP request {request:#04x}: error {error:#x}: {cause}"
                 )
             }
+            Self::Fault { row, what } => write!(out, "fault {row}: {what}"),
             Self::KeyRefused { stream, status } => {
                 write!(out, "refused key of stream {stream}: status {status}")
             }

@@ -16,6 +16,7 @@ mod der;
 mod doe;
 mod dsm;
 mod event;
+mod fault;
 mod function;
 mod ide_km;
 mod kcu;
@@ -31,6 +32,9 @@ pub use certificate::{FUNCTION_NAME, Identity};
 pub use crypto::NoEntropy;
 pub use dsm::{Config, Dsm, State};
 pub use event::{Event, Observer, SessionEnd, SessionId};
+pub use fault::{
+    At, Fault, FaultCount, FaultPlan, Message, Occasion, Occurrence, PlanError, View, What,
+};
 pub use function::{Bar, FunctionSource, FunctionView, Layout, Region};
 pub use ide_km::StreamView;
 pub use kcu::KeyUnit;

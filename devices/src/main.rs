@@ -12,7 +12,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use tsm_devices::{
-    Bar, Config, Dsm, Event, FunctionView, KeyUnit, MachineMonitor, serve, start_clock,
+    Bar, Config, Dsm, Event, FaultPlan, FunctionView, KeyUnit, MachineMonitor, serve, start_clock,
 };
 
 /// Answers SPDM, IDE_KM and TDISP for a device behind a DOE mailbox.
@@ -46,6 +46,9 @@ struct Arguments {
     /// Seconds between heartbeats that a requester owes; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 240)]
     heartbeat: u8,
+    /// What goes wrong, and where: see docs/device.md.
+    #[arg(long, value_name = "FILE")]
+    fault_plan: Option<PathBuf>,
     /// Logs each answered request, too.
     #[arg(long)]
     verbose: bool,
@@ -74,6 +77,11 @@ fn parse_bar(text: &str) -> Result<Bar> {
     Ok(bar)
 }
 
+fn fault_plan(path: &Path) -> Result<FaultPlan> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    text.parse().with_context(|| format!("{}", path.display()))
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // What is measured is the program that answers.
@@ -93,6 +101,9 @@ fn main() -> Result<()> {
         let unit =
             KeyUnit::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         config.link = Box::new(unit);
+    }
+    if let Some(path) = &arguments.fault_plan {
+        config.faults = fault_plan(path)?;
     }
     let started = Instant::now();
     let verbose = arguments.verbose;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::Dsm;
 use crate::event::Event;
+use crate::fault::Occasion;
 
 /// Commands of a frame.
 mod command {
@@ -63,18 +64,24 @@ pub fn serve(listener: &TcpListener, dsm: &SharedDsm) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
-        lock(dsm).note(Event::Connected);
+        let mut device = lock(dsm);
+        device.note(Event::Connected);
+        device.happen(Occasion::Connect);
+        drop(device);
         // However a connection ends, the next requester must be able to start.
         let _ = serve_connection(stream, dsm);
-        let mut dsm = lock(dsm);
-        dsm.reset();
-        dsm.note(Event::Disconnected);
+        let mut device = lock(dsm);
+        device.happen(Occasion::Disconnect);
+        device.reset();
+        device.note(Event::Disconnected);
     }
 }
 
 /// What to do after a frame.
 enum Next {
     Reply(u32, Vec<u8>),
+    /// The same, some time later.
+    Late(Duration, Vec<u8>),
     Close(u32),
 }
 
@@ -92,6 +99,10 @@ fn serve_connection(stream: TcpStream, dsm: &SharedDsm) -> io::Result<()> {
         let payload = stream.payload(length as usize)?;
         match answer(command, transport, payload.as_deref(), dsm) {
             Next::Reply(command, payload) => stream.frame(command, transport, &payload)?,
+            Next::Late(delay, payload) => {
+                thread::sleep(delay);
+                stream.frame(command::NORMAL, transport, &payload)?;
+            }
             Next::Close(command) => return stream.frame(command, transport, &[]),
         }
     }
@@ -108,7 +119,8 @@ fn answer(command: u32, transport: u32, payload: Option<&[u8]>, dsm: &SharedDsm)
         (command::NORMAL, Some(object)) if transport == TRANSPORT_PCI_DOE => {
             // No answer is an empty frame: QEMU waits for a frame without end, and discards an
             // empty one as a mailbox does.
-            Next::Reply(command::NORMAL, dsm.handle_doe(object).unwrap_or_default())
+            let answer = dsm.handle_doe(object).unwrap_or_default();
+            Next::Late(dsm.take_delay(), answer)
         }
         (command::NORMAL, _) => {
             dsm.note(Event::Malformed("frame of another transport, or too long"));

@@ -200,6 +200,13 @@ impl Interface {
         }
     }
 
+    /// Breaks the lock, as a function-level reset does.
+    pub(crate) fn function_reset(&mut self, note: &mut dyn FnMut(Event)) {
+        if matches!(self.tdi, Tdi::ConfigLocked(..) | Tdi::Run(_)) {
+            self.change(Tdi::Error, "function-level reset", note);
+        }
+    }
+
     fn change(&mut self, tdi: Tdi, cause: &'static str, note: &mut dyn FnMut(Event)) {
         let from = self.state();
         self.tdi = tdi;

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::keys::Stage;
 use super::negotiate::{self, CAPABILITIES_SIZE, Peer};
 use super::session::{self, Parameters, Session};
 use super::{
@@ -29,6 +30,10 @@ pub(crate) trait Application {
         payload: &[u8],
         room: usize,
     ) -> Result<Vec<u8>, Refusal>;
+    /// Looks at a request before the responder reads it. May change it, or answer in its place.
+    fn receive(&mut self, session: Option<SessionId>, request: &mut Vec<u8>) -> Option<Vec<u8>>;
+    /// Looks at an answer before it is sealed or sent, and may change it.
+    fn send(&mut self, session: Option<SessionId>, answer: &mut Vec<u8>);
     /// Forgets what hung on `session`.
     fn session_ended(&mut self, session: SessionId);
     /// Takes note of an event.
@@ -100,6 +105,19 @@ impl Responder {
         self.vca.clear();
     }
 
+    /// Ends one session, or all of them for `None`. The connection stays.
+    pub(crate) fn forget(
+        &mut self,
+        session: Option<SessionId>,
+        why: SessionEnd,
+        application: &mut dyn Application,
+    ) {
+        let named = |other: &mut Session| session.is_none_or(|session| other.id == session);
+        for session in self.sessions.extract_if(.., named) {
+            end(session, why, application);
+        }
+    }
+
     /// Ends sessions that were silent for two heartbeat periods.
     pub(crate) fn tick(&mut self, now: Instant, application: &mut dyn Application) {
         let limit = 2 * Duration::from_secs(u64::from(self.settings.heartbeat_period));
@@ -116,12 +134,17 @@ impl Responder {
 
     /// Answers a message that came outside of any session.
     pub(crate) fn plain(&mut self, message: &[u8], application: &mut dyn Application) -> Vec<u8> {
-        let result = self.plain_request(message, application);
-        note(result.as_ref().err(), message, None, application);
-        match result {
-            Ok(answer) => answer,
-            Err(refusal) => refusal.message(self.error_version(message)),
-        }
+        let mut message = message.to_vec();
+        let mut answer = match application.receive(None, &mut message) {
+            Some(answer) => answer,
+            None => {
+                let result = self.plain_request(&message, application);
+                note(result.as_ref().err(), &message, None, application);
+                result.unwrap_or_else(|refusal| refusal.message(self.error_version(&message)))
+            }
+        };
+        application.send(None, &mut answer);
+        answer
     }
 
     /// Answers a secured record. The flag tells whether the answer is a record, too.
@@ -352,7 +375,7 @@ impl Responder {
         record: &[u8],
         application: &mut dyn Application,
     ) -> (Option<Vec<u8>>, Option<SessionEnd>) {
-        let Some(message) = session.open(record) else {
+        let Some(mut message) = session.open(record) else {
             note(
                 Some(&Refusal::DecryptError),
                 &[],
@@ -362,6 +385,10 @@ impl Responder {
             let answer = session.seal(&Refusal::DecryptError.message(VERSION_1_2));
             return (answer, Some(SessionEnd::Forged));
         };
+        if let Some(mut answer) = application.receive(Some(session.id), &mut message) {
+            application.send(Some(session.id), &mut answer);
+            return (session.seal(&answer), None);
+        }
         let established = session.established();
         let result = self.in_session(session, &message, application);
         note(
@@ -370,19 +397,32 @@ impl Responder {
             Some(session.id),
             application,
         );
-        match result {
-            Ok(Reply::Sealed(answer)) => {
-                application.note(Event::SessionStarted(session.id));
-                (Some(answer), None)
+        let mut ended = None;
+        let mut finished = None;
+        let mut answer = match result {
+            Ok(Reply::Plain(answer)) => answer,
+            Ok(Reply::Finished(answer, stage)) => {
+                finished = Some(stage);
+                answer
             }
-            Ok(Reply::Plain(answer)) => (session.seal(&answer), None),
-            Ok(Reply::Last(answer)) => (session.seal(&answer), Some(SessionEnd::Requested)),
+            Ok(Reply::Last(answer)) => {
+                ended = Some(SessionEnd::Requested);
+                answer
+            }
             Err(refusal) => {
-                let ended = (refusal == Refusal::DecryptError && !established)
-                    .then_some(SessionEnd::Forged);
-                (session.seal(&refusal.message(VERSION_1_2)), ended)
+                if refusal == Refusal::DecryptError && !established {
+                    ended = Some(SessionEnd::Forged);
+                }
+                refusal.message(VERSION_1_2)
             }
+        };
+        application.send(Some(session.id), &mut answer);
+        let sealed = session.seal(&answer);
+        if let Some(stage) = finished {
+            session.establish(&stage);
+            application.note(Event::SessionStarted(session.id));
         }
+        (sealed, ended)
     }
 
     fn in_session(
@@ -413,7 +453,10 @@ impl Responder {
             session.measured = self.fresh_transcript();
         }
         let answer = match header.code {
-            code::FINISH => return session.finish(header, message).map(Reply::Sealed),
+            code::FINISH => {
+                let (answer, stage) = session.finish(header, message)?;
+                return Ok(Reply::Finished(answer, stage));
+            }
             code::END_SESSION => return Ok(Reply::Last(response(code::END_SESSION, 0, 0))),
             code::HEARTBEAT => response(code::HEARTBEAT, 0, 0),
             // The acknowledgment is sealed with the response key as the update leaves it.
@@ -456,8 +499,8 @@ impl Responder {
 enum Reply {
     /// To be sealed with the keys as they are now.
     Plain(Vec<u8>),
-    /// Sealed already, with keys that are gone.
-    Sealed(Vec<u8>),
+    /// To be sealed with the keys of the handshake, and then the session has those of this stage.
+    Finished(Vec<u8>, Box<Stage>),
     /// To be sealed, and then the session is over.
     Last(Vec<u8>),
 }

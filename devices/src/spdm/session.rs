@@ -182,11 +182,16 @@ impl Session {
         self.response.seal(self.id, message)
     }
 
-    /// Answers FINISH. The answer is sealed here, since it is the last one under handshake keys.
+    /// Answers FINISH. The answer is the last one under handshake keys: once it is sealed, the stage
+    /// is for [`Session::establish`].
     ///
     /// A verification value that does not match is [`Refusal::DecryptError`]; the session is then
     /// to be dropped.
-    pub(super) fn finish(&mut self, header: Header, message: &[u8]) -> Result<Vec<u8>, Refusal> {
+    pub(super) fn finish(
+        &mut self,
+        header: Header,
+        message: &[u8],
+    ) -> Result<(Vec<u8>, Box<Stage>), Refusal> {
         let Progress::Handshake(handshake) = &self.progress else {
             return Err(Refusal::UnexpectedRequest);
         };
@@ -209,14 +214,14 @@ impl Session {
         covered.append(verify);
         covered.append(&answer);
         let application = stage.application(&covered.digest());
-        let sealed = self
-            .response
-            .seal(self.id, &answer)
-            .ok_or(Refusal::Unspecified)?;
-        self.request = Direction::new(application.request.clone());
-        self.response = Direction::new(application.response.clone());
+        Ok((answer, Box::new(application)))
+    }
+
+    /// Goes on with the keys of `stage`.
+    pub(super) fn establish(&mut self, stage: &Stage) {
+        self.request = Direction::new(stage.request.clone());
+        self.response = Direction::new(stage.response.clone());
         self.progress = Progress::Established { unverified: false };
-        Ok(sealed)
     }
 
     /// Answers KEY_UPDATE.
