@@ -6,6 +6,7 @@
 //! Every command does the set-up that it needs: Rust targets, a QEMU that can emulate FEAT_RME and
 //! a DOE mailbox, images, disks and the device process.
 
+mod book;
 mod command;
 mod dependencies;
 mod documents;
@@ -15,6 +16,7 @@ mod machine;
 mod measure;
 mod qemu;
 mod report;
+mod ring;
 mod sizes;
 mod suite;
 mod tidy;
@@ -44,6 +46,8 @@ enum Action {
     Run(RunArguments),
     /// Runs every test ring and closes with one summary line.
     Test(TestArguments),
+    /// Prints the scenario book with the results of the last test run, and writes tests/SCENARIOS.md.
+    Scenarios,
     /// Checks the dependency rule of docs/architecture.md.
     Deps,
     /// Checks file headers and lengths, and the unsafe budget of each crate.
@@ -137,6 +141,7 @@ fn act(action: Action) -> Result<()> {
         Action::Build => images::build_all().map(|_| ()),
         Action::Run(arguments) => machine::run(&arguments),
         Action::Test(arguments) => suite::run(&arguments),
+        Action::Scenarios => book::print(),
         Action::Deps => dependencies::check(),
         Action::Tidy => tidy::check(),
         Action::Abi { check } => documents::abi(check),

@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::ring::Outcome;
+
 /// One line of the host's console that means something.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -159,6 +161,22 @@ impl Report {
             .collect();
         let passed = outcomes.iter().filter(|pass| **pass).count();
         (passed, outcomes.len() - passed)
+    }
+
+    /// Returns what [`counts`](Self::counts) counts, by name, for the run called `run`.
+    pub fn outcomes(&self, run: &str) -> Vec<Outcome> {
+        let outcome = |name: &str, passed| Outcome {
+            suite: format!("machine/{run}"),
+            name: name.into(),
+            passed,
+        };
+        let lines = self.lines.iter().filter_map(|line| match line {
+            Line::Attack { name, pass, .. } | Line::Check { name, pass, .. } => {
+                Some(outcome(name, *pass))
+            }
+            _ => None,
+        });
+        lines.chain([outcome("verdict", self.verdict())]).collect()
     }
 
     /// Returns whether all is as it must be: a verdict that passes and nothing that failed.

@@ -3,19 +3,19 @@
 
 //! Every test ring in one command, closed by one summary line.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::command::{cargo, quietly};
 use crate::images::build_all;
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
+use crate::ring::{self, BARE, Outcome};
 use crate::toolchain::{self, AARCH64, X86_64};
-use crate::{Responder, TestArguments, dependencies, documents, tidy};
+use crate::{Responder, TestArguments, book, dependencies, documents, tidy};
 
 /// Crates that compile for the host and for both bare targets.
 const PURE: &[&str] = &[
@@ -26,14 +26,13 @@ const PURE: &[&str] = &[
     "tsm-iommu",
     "tsm-platform",
 ];
-/// Packages whose images exist only for the bare target.
-const BARE: &[&str] = &["qemu-virt", "host-payload", "guest-payload"];
 
 /// Counts of what passed and failed.
 #[derive(Default)]
 struct Tally {
     passed: usize,
     failed: usize,
+    outcomes: Vec<Outcome>,
 }
 
 impl Tally {
@@ -51,9 +50,11 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, (passed, failed): (usize, usize)) {
+    fn add(&mut self, outcomes: Vec<Outcome>) {
+        let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
         self.passed += passed;
-        self.failed += failed;
+        self.failed += outcomes.len() - passed;
+        self.outcomes.extend(outcomes);
     }
 }
 
@@ -73,8 +74,8 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
         println!("-- rules");
         rules(&mut tally);
         println!("-- unit, fake platform and protocol tests");
-        match host_tests() {
-            Ok(counts) => tally.add(counts),
+        match ring::run() {
+            Ok(outcomes) => tally.add(outcomes),
             Err(error) => tally.check("host tests", Err(error)),
         }
     }
@@ -89,6 +90,14 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
             ("the whole flow", Mode::Flow),
         ] {
             machine_tests(&mut tally, &qemu, &device, name, mode)?;
+        }
+    }
+    if !arguments.only_qemu && !arguments.no_qemu {
+        println!("-- the scenario book");
+        book::keep(tally.outcomes.clone())?;
+        // Rows are still being filled in: what is open is told, and fails nothing yet.
+        if let Err(error) = book::check(&tally.outcomes) {
+            println!("      {error:#}");
         }
     }
     println!("{:.0} s", start.elapsed().as_secs_f32());
@@ -142,64 +151,6 @@ fn rules(tally: &mut Tally) {
     );
 }
 
-/// Runs the tests of all crates that run on the host; returns how many passed and failed.
-fn host_tests() -> Result<(usize, usize)> {
-    let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]);
-    for package in BARE {
-        command.args(["--exclude", package]);
-    }
-    let mut guest = cargo();
-    guest.args(["test", "--no-fail-fast", "-p", "guest-payload", "--lib"]);
-    let (mut passed, mut failed) = (0, 0);
-    for mut command in [command, guest] {
-        let (more_passed, more_failed, success) = count(&mut command)?;
-        passed += more_passed;
-        failed += more_failed;
-        if !success && more_failed == 0 {
-            bail!("the tests do not build");
-        }
-    }
-    Ok((passed, failed))
-}
-
-/// Runs one `cargo test` and sums up its result lines.
-fn count(command: &mut Command) -> Result<(usize, usize, bool)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cargo does not start")?;
-    let output = child.stdout.take().context("cargo has no output")?;
-    let (mut passed, mut failed) = (0, 0);
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        if let Some((more_passed, more_failed)) = result_line(&line) {
-            passed += more_passed;
-            failed += more_failed;
-        }
-        println!("{line}");
-    }
-    Ok((passed, failed, child.wait()?.success()))
-}
-
-/// Reads `test result: ok. 3 passed; 0 failed; ...`.
-fn result_line(line: &str) -> Option<(usize, usize)> {
-    let rest = line.strip_prefix("test result: ")?;
-    let number = |word: &str| {
-        let mut words = rest.split_whitespace();
-        let mut before = "";
-        loop {
-            let next = words.next()?;
-            if next.trim_end_matches(';') == word {
-                return before.parse::<usize>().ok();
-            }
-            before = next;
-        }
-    };
-    Some((number("passed")?, number("failed")?))
-}
-
 /// Boots the machine once and counts its checks.
 fn machine_tests(
     tally: &mut Tally,
@@ -222,24 +173,11 @@ fn machine_tests(
         show: &mut show,
     };
     let (report, _) = boot(qemu, device, &format!("test-{}", mode as u32), plan)?;
-    tally.add(report.counts());
+    tally.add(report.outcomes(name));
     match &report.broken {
         Some(reason) => println!("FAIL  {name}: {reason}"),
         None if report.verdict() => println!("ok    {name}"),
         None => println!("FAIL  {name}"),
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::result_line;
-
-    #[test]
-    fn a_result_line_is_read() {
-        let line =
-            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out";
-        assert_eq!(result_line(line), Some((12, 3)));
-        assert_eq!(result_line("running 3 tests"), None);
-    }
 }

@@ -1,0 +1,206 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The tests that run on the host: which there are, and what came of each.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::command::cargo;
+
+/// Packages whose images exist only for the bare target.
+pub const BARE: &[&str] = &["qemu-virt", "host-payload", "guest-payload"];
+
+/// What came of one test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Package and target, or `machine` and the run.
+    pub suite: String,
+    /// Name within the suite.
+    pub name: String,
+    /// Whether it passed.
+    pub passed: bool,
+}
+
+/// One test program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Program {
+    suite: String,
+    executable: PathBuf,
+    /// The folder of its package, in which it runs.
+    folder: PathBuf,
+}
+
+/// A message of cargo about something that it built.
+#[derive(Deserialize)]
+struct Artifact {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds and runs every test of the host; programs run beside each other, one to a processor.
+///
+/// # Errors
+///
+/// If the tests do not build.
+pub fn run() -> Result<Vec<Outcome>> {
+    let mut all = cargo();
+    all.args(["test", "--workspace", "--no-run"]);
+    for package in BARE {
+        all.args(["--exclude", package]);
+    }
+    let mut guest = cargo();
+    guest.args(["test", "--no-run", "-p", "guest-payload", "--lib"]);
+    let mut programs = build(&mut all)?;
+    programs.extend(build(&mut guest)?);
+    let (sender, receiver) = channel();
+    for program in programs {
+        sender.send(program).context("the queue is closed")?;
+    }
+    drop(sender);
+    let queue = Mutex::new(receiver);
+    let outcomes = Mutex::new(Vec::new());
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(program) = next(&queue) {
+                    let (text, more) = one(&program);
+                    let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+                    println!("{text}");
+                    outcomes.extend(more);
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner();
+    Ok(outcomes.unwrap_or_else(PoisonError::into_inner))
+}
+
+fn next(queue: &Mutex<Receiver<Program>>) -> Option<Program> {
+    let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    queue.recv().ok()
+}
+
+/// Builds test programs and returns them.
+fn build(command: &mut Command) -> Result<Vec<Program>> {
+    let output = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo does not start")?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(program).collect())
+}
+
+/// Reads one message of cargo.
+fn program(message: &str) -> Option<Program> {
+    let artifact: Artifact = serde_json::from_str(message).ok()?;
+    let is_test = artifact.reason == "compiler-artifact" && artifact.profile?.test;
+    let folder = artifact.manifest_path?.parent()?.to_path_buf();
+    let package = folder.strip_prefix(crate::command::root()).ok()?;
+    is_test.then_some(Program {
+        suite: format!("{}/{}", package.display(), artifact.target?.name),
+        executable: artifact.executable?,
+        folder,
+    })
+}
+
+/// Runs one program and returns what it printed and what came of its tests.
+fn one(program: &Program) -> (String, Vec<Outcome>) {
+    let outcome = |name: &str, passed| Outcome {
+        suite: program.suite.clone(),
+        name: name.into(),
+        passed,
+    };
+    let run = Command::new(&program.executable)
+        .args(["--test-threads", "1"])
+        .current_dir(&program.folder)
+        .env("CARGO_MANIFEST_DIR", &program.folder)
+        .stdin(Stdio::null())
+        .output();
+    let Ok(run) = run else {
+        let text = format!("{} does not start", program.suite);
+        return (text, vec![outcome("(start)", false)]);
+    };
+    let printed = String::from_utf8_lossy(&run.stdout);
+    let mut outcomes: Vec<Outcome> = printed
+        .lines()
+        .filter_map(result)
+        .map(|(name, passed)| outcome(name, passed))
+        .collect();
+    if !run.status.success() && outcomes.iter().all(|outcome| outcome.passed) {
+        outcomes.push(outcome("(end)", false));
+    }
+    let text = format!(
+        "-- {}\n{}{}",
+        program.suite,
+        printed.trim_start(),
+        String::from_utf8_lossy(&run.stderr)
+    );
+    (text, outcomes)
+}
+
+/// Reads `test name ... ok`; tests that are ignored have no outcome.
+fn result(line: &str) -> Option<(&str, bool)> {
+    let (name, state) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let name = name.trim_end_matches(" - should panic");
+    match state {
+        "ok" => Some((name, true)),
+        "FAILED" => Some((name, false)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{program, result};
+
+    #[test]
+    fn a_result_line_is_read() {
+        assert_eq!(result("test a::b ... ok"), Some(("a::b", true)));
+        assert_eq!(
+            result("test c - should panic ... FAILED"),
+            Some(("c", false))
+        );
+        assert_eq!(result("test d ... ignored"), None);
+        assert_eq!(result("test result: ok. 3 passed; 0 failed"), None);
+    }
+
+    #[test]
+    fn only_programs_that_are_tests_are_run() {
+        let message = |test| {
+            let manifest = crate::command::root().join("ide/Cargo.toml");
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":{manifest:?},"target":{{"name":"tsm_ide"}},"profile":{{"test":{test}}},"executable":"/x"}}"#
+            )
+        };
+        let found = program(&message(true)).map(|program| program.suite);
+        assert_eq!(found.as_deref(), Some("ide/tsm_ide"));
+        assert_eq!(program(&message(false)), None);
+        assert_eq!(program(r#"{"reason":"build-finished"}"#), None);
+    }
+}
