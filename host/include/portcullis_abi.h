@@ -57,8 +57,16 @@
 #define RMI_RTT_UNPROT_MAP 0xc40001fbull
 /* RMI_RTT_UNPROT_UNMAP(rd, base, top, flags, oaddr) -> (out_top, range, count) */
 #define RMI_RTT_UNPROT_UNMAP 0xc40001fcull
-/* RMI_PDEV_CREATE(pdev, params) -> () */
+/* RMI_PDEV_CREATE(pdev, params) -> (handle, request) */
 #define RMI_PDEV_CREATE 0xc4000176ull
+/* RMI_OP_MEM_DONATE(handle, list, count) -> (consumed, request) */
+#define RMI_OP_MEM_DONATE 0xc4000208ull
+/* RMI_OP_CONTINUE(handle, flags) -> (result, request) */
+#define RMI_OP_CONTINUE 0xc4000203ull
+/* RMI_OP_CANCEL(handle) -> () */
+#define RMI_OP_CANCEL 0xc400020aull
+/* RMI_OP_MEM_RECLAIM(handle, list, count) -> (written) */
+#define RMI_OP_MEM_RECLAIM 0xc4000209ull
 /* RMI_PDEV_GET_STATE(pdev) -> (state) */
 #define RMI_PDEV_GET_STATE 0xc4000178ull
 /* RMI_PDEV_COMMUNICATE(pdev, data) -> () */

@@ -12,10 +12,11 @@ pub use structs::{
     VdevMeasureParams, VdevParams,
 };
 pub use values::{
-    AddressType, BlockSize, CommObject, CommProtocol, CommStatus, DevCommExitFlags, ExitReason,
-    HashAlgorithm, MapFlags, PdevCategory, PdevFlags, PdevState, PsmmuState, RangeDescriptor,
-    RealmFlags0, RecEnterFlags, RecParamsFlags, Response, Ripas, RttEntryState, SignatureAlgorithm,
-    StreamState, StreamType, VdevDmaState, VdevMeasureFlags, VdevState, features,
+    AddressType, BlockSize, CommObject, CommProtocol, CommStatus, DevCommExitFlags, DonateRequest,
+    ExitReason, HashAlgorithm, MapFlags, PdevCategory, PdevFlags, PdevState, PsmmuState,
+    RangeDescriptor, RealmFlags0, RecEnterFlags, RecParamsFlags, Response, Ripas, RttEntryState,
+    SignatureAlgorithm, StreamState, StreamType, VdevDmaState, VdevMeasureFlags, VdevState,
+    features,
 };
 
 use crate::RmiStatus;
@@ -61,7 +62,11 @@ calls! {
         0x1f6 RttDataUnmap "RMI_RTT_DATA_UNMAP" (rd, base, top, flags, oaddr) -> (out_top, range, count) "Takes private memory from a realm.";
         0x1fb RttUnprotMap "RMI_RTT_UNPROT_MAP" (rd, base, top, flags, oaddr) -> (out_top) "Maps host memory in the shared half of a realm.";
         0x1fc RttUnprotUnmap "RMI_RTT_UNPROT_UNMAP" (rd, base, top, flags, oaddr) -> (out_top, range, count) "Unmaps host memory from the shared half of a realm.";
-        0x176 PdevCreate "RMI_PDEV_CREATE" (pdev, params) -> () "Creates the object of a physical device or root port.";
+        0x176 PdevCreate "RMI_PDEV_CREATE" (pdev, params) -> (handle, request) "Creates the object of a root port; begins to create that of a physical device, which is incomplete until it was given memory and continued.";
+        0x208 OpMemDonate "RMI_OP_MEM_DONATE" (handle, list, count) -> (consumed, request) "Gives delegated granules to an incomplete operation: the whole list of range descriptors, or nothing.";
+        0x203 OpContinue "RMI_OP_CONTINUE" (handle, flags) -> (result, request) "Continues an incomplete operation that has its memory.";
+        0x20a OpCancel "RMI_OP_CANCEL" (handle) -> () "Cancels an incomplete operation; its memory is delegated again at once.";
+        0x209 OpMemReclaim "RMI_OP_MEM_RECLAIM" (handle, list, count) -> (written) "Takes memory back from an incomplete operation; refused, for none ever asks for that.";
         0x178 PdevGetState "RMI_PDEV_GET_STATE" (pdev) -> (state) "Returns the state of a physical device.";
         0x175 PdevCommunicate "RMI_PDEV_COMMUNICATE" (pdev, data) -> () "Advances the exchange with a physical device by one message.";
         0x17b PdevSetPubkey "RMI_PDEV_SET_PUBKEY" (pdev, params) -> () "Sets the public key that the device must prove.";
@@ -103,10 +108,6 @@ calls! {
         0x181 "RMI_RTT_AUX_MAP_UNPROTECTED" (rd, ipa, index) -> () "Maps host memory in an auxiliary table.";
         0x183 "RMI_RTT_AUX_UNMAP_PROTECTED" (rd, ipa, index) -> () "Unmaps private memory from an auxiliary table.";
         0x184 "RMI_RTT_AUX_UNMAP_UNPROTECTED" (rd, ipa, index) -> () "Unmaps host memory from an auxiliary table.";
-        0x203 "RMI_OP_CONTINUE" (handle, flags) -> (result, donate) "Continues an incomplete operation.";
-        0x208 "RMI_OP_MEM_DONATE" (handle, list, count) -> (consumed, request) "Gives memory to an incomplete operation.";
-        0x209 "RMI_OP_MEM_RECLAIM" (handle, list, count) -> (written) "Takes memory back from an incomplete operation.";
-        0x20a "RMI_OP_CANCEL" (handle) -> () "Cancels an incomplete operation.";
         0x207 "RMI_PDEV_STREAM_KEY_PURGE" (pdev_1, pdev_2, handle) -> () "Forgets the keys of a stream.";
         0x16a "RMI_VSMMU_CREATE" () -> () "Creates a virtual IOMMU.";
         0x16b "RMI_VSMMU_DESTROY" () -> () "Destroys a virtual IOMMU.";

@@ -3,7 +3,7 @@
 
 //! Why a call fails, and the one place where that becomes a status word.
 
-use tsm_abi::RmiStatus;
+use tsm_abi::{MemoryRequest, RmiStatus};
 use tsm_platform::{HostFault, MemoryError, PlatformError};
 
 /// The reason that a host call gives for changing nothing.
@@ -115,6 +115,14 @@ impl Reply {
     #[must_use]
     pub const fn four(first: u64, second: u64, third: u64, fourth: u64) -> Self {
         Self([0, first, second, third, fourth, 0, 0, 0])
+    }
+
+    /// Returns that an operation, which can be cancelled, waits for `request`.
+    #[must_use]
+    pub const fn incomplete(request: MemoryRequest, values: [u64; 2]) -> Self {
+        let [first, second] = values;
+        let status = RmiStatus::incomplete(request, true);
+        Self([status.word(), first, second, 0, 0, 0, 0, 0])
     }
 
     /// Returns a failure that has values all the same.

@@ -10,7 +10,7 @@
 //!
 //! 0. The registry of devices, which is no granule: see [`crate::device`].
 //! 1. `Rd`: also the lock of the realm's whole translation tree, whose tables have no own lock.
-//! 2. `Pdev`, in address order.
+//! 2. `Pdev` and `Forming`, in address order.
 //! 3. `Vdev`, in address order.
 //! 4. `Rec`, in address order.
 //! 5. Pages (every other state), in address order.
@@ -68,6 +68,10 @@ pub enum State {
     Mapped = 8,
     /// On its way between the host and the TSM, in the hands of one call.
     Moving = 9,
+    /// A physical device whose creation waits for the host.
+    Forming = 10,
+    /// Memory that was donated to a physical device.
+    PdevAux = 11,
 }
 
 impl State {
@@ -82,6 +86,8 @@ impl State {
             6 => Self::Pdev,
             7 => Self::Vdev,
             8 => Self::Mapped,
+            10 => Self::Forming,
+            11 => Self::PdevAux,
             _ => Self::Moving,
         }
     }
@@ -90,7 +96,7 @@ impl State {
     const fn rank(self) -> u8 {
         match self {
             Self::Rd => 1,
-            Self::Pdev => 2,
+            Self::Pdev | Self::Forming => 2,
             Self::Vdev => 3,
             Self::Rec => 4,
             _ => 5,
@@ -500,7 +506,7 @@ mod tests {
 
     #[test]
     fn every_state_comes_back_from_its_word() {
-        for code in 0..=9 {
+        for code in 0..=11 {
             assert_eq!(State::of(code) as u32, code);
         }
     }

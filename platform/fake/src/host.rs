@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Mutex;
 
-use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{
-    BlockSize, Call, MapFlags, RangeDescriptor, RealmFlags0, RealmParams, RecEnter, RecExit,
-    RecParams, RecParamsFlags, VERSION,
+    BlockSize, Call, MapFlags, PdevParams, RangeDescriptor, RealmFlags0, RealmParams, RecEnter,
+    RecExit, RecParams, RecParamsFlags, VERSION,
 };
+use tsm_abi::{RmiCode, RmiStatus};
 use tsm_core::Tsm;
 use tsm_platform::GRANULE_SIZE;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -73,6 +73,9 @@ impl Default for Host {
 }
 
 impl Host {
+    /// Granules of a physical device: its object, and what an endpoint is given besides.
+    pub const PDEV_GRANULES: u64 = 5;
+
     /// Boots: nothing is activated.
     #[must_use]
     pub fn new() -> Self {
@@ -163,6 +166,57 @@ impl Host {
         let page = self.pages(1);
         self.delegate(page, 1);
         page
+    }
+
+    /// Creates the object of a device and gives it the memory that it asks for, all in
+    /// [`Self::PDEV_GRANULES`] granules in a row, of which the first is the object's.
+    ///
+    /// # Errors
+    /// The status of the call that failed; then the host has everything back.
+    pub fn create_pdev(&self, params: &PdevParams) -> Result<u64, RmiStatus> {
+        let pdev = self.pages(Self::PDEV_GRANULES);
+        self.delegate(pdev, Self::PDEV_GRANULES);
+        let params = self.page_with(params.as_bytes());
+        let created = self.status(Call::PdevCreate { pdev, params });
+        let finished = match created.code {
+            RmiCode::Incomplete => self.finish_pdev(pdev),
+            _ => created,
+        };
+        if finished == RmiStatus::SUCCESS {
+            return Ok(pdev);
+        }
+        // Refused where nothing was begun.
+        let _ = self.call(Call::OpCancel { handle: pdev });
+        self.release_pdev(pdev);
+        Err(finished)
+    }
+
+    /// Gives the granules behind `pdev`, whose creation waits, to it.
+    fn finish_pdev(&self, pdev: u64) -> RmiStatus {
+        let memory = RangeDescriptor::new(
+            pdev + GRANULE_SIZE,
+            BlockSize::Page,
+            Self::PDEV_GRANULES - 1,
+        );
+        let list = self.page_with(&memory.0.to_le_bytes());
+        let given = self.status(Call::OpMemDonate {
+            handle: pdev,
+            list,
+            count: 1,
+        });
+        if given.code != RmiCode::Incomplete {
+            return given;
+        }
+        self.status(Call::OpContinue {
+            handle: pdev,
+            flags: 0,
+        })
+    }
+
+    /// Takes the granules of [`Self::create_pdev`] back when the object is gone.
+    #[track_caller]
+    pub fn release_pdev(&self, pdev: u64) {
+        self.undelegate(pdev, Self::PDEV_GRANULES);
     }
 
     /// Returns parameters that make a realm, with a delegated root table.

@@ -318,7 +318,7 @@ fn a_new_session_works_after_one_was_lost() {
     assert_eq!(rig.destroy_interface(), RmiStatus::SUCCESS);
     assert_eq!(rig.disconnect_stream(), RmiStatus::SUCCESS);
     rig.pump_stream();
-    let old = [rig.vdev, rig.device, rig.port];
+    let (vdev, old) = (rig.vdev, [rig.device, rig.port]);
     for pdev in [rig.device, rig.port] {
         assert_eq!(rig.host.status(Call::PdevStop { pdev }), RmiStatus::SUCCESS);
         assert_eq!(rig.pump_device(pdev), Pumped::Done);
@@ -333,8 +333,9 @@ fn a_new_session_works_after_one_was_lost() {
     rig.assign();
     rig.lock();
     assert_eq!(rig.state(), LOCKED);
-    for granule in old {
-        rig.host.undelegate(granule, 1);
+    rig.host.undelegate(vdev, 1);
+    for pdev in old {
+        rig.host.release_pdev(pdev);
     }
     rig.take_back();
 }

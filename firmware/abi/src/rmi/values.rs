@@ -348,6 +348,27 @@ impl RangeDescriptor {
     }
 }
 
+/// What an incomplete operation wants to be given, in one word: delegated blocks in any place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DonateRequest(pub u64);
+
+impl DonateRequest {
+    const SIZE: BitField = BitField::new(0, 2);
+    const COUNT: BitField = BitField::new(2, 14);
+
+    /// Returns the request for `count` pages.
+    #[must_use]
+    pub const fn pages(count: u64) -> Self {
+        Self(Self::SIZE.place(BlockSize::Page.word()) | Self::COUNT.place(count))
+    }
+
+    /// Returns the number of blocks.
+    #[must_use]
+    pub const fn count(self) -> u64 {
+        Self::COUNT.of(self.0)
+    }
+}
+
 /// The flags of the calls that map and unmap ranges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MapFlags(pub u64);
@@ -567,7 +588,9 @@ pub mod features {
 
 #[cfg(test)]
 mod tests {
-    use super::{AddressType, BlockSize, MapFlags, PdevCategory, PdevFlags, RangeDescriptor};
+    use super::{
+        AddressType, BlockSize, DonateRequest, MapFlags, PdevCategory, PdevFlags, RangeDescriptor,
+    };
 
     #[test]
     fn a_range_descriptor_packs_address_count_and_size() {
@@ -579,6 +602,13 @@ mod tests {
         assert!(RangeDescriptor(1 << 52).has_reserved_bits());
         assert!(range.undelegated().is_undelegated());
         assert_eq!(range.undelegated().0, range.0 | 1 << 63);
+    }
+
+    #[test]
+    fn a_request_for_pages_is_a_count_above_a_size() {
+        assert_eq!(DonateRequest::pages(4).0, 4 << 2);
+        // Contiguous blocks and undelegated ones have bits of their own.
+        assert_eq!(DonateRequest(3 << 16 | 9 << 2 | 1).count(), 9);
     }
 
     #[test]

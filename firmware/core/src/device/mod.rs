@@ -59,6 +59,15 @@ pub(crate) fn release_memory<P: Machine>(
 pub(crate) fn host_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
     match call {
         Call::PdevCreate { pdev, params } => pdev::create(context, pdev, params),
+        Call::OpMemDonate {
+            handle,
+            list,
+            count,
+        } => pdev::donate(context, handle, list, count),
+        Call::OpContinue { handle, flags } => pdev::proceed(context, handle, flags),
+        Call::OpCancel { handle } => pdev::cancel(context, handle),
+        // No operation ever asks for it.
+        Call::OpMemReclaim { .. } => Err(Error::Input),
         Call::PdevGetState { pdev } => pdev::get_state(context, pdev),
         Call::PdevCommunicate { pdev, data } => pdev::communicate(context, pdev, data),
         Call::PdevSetPubkey { pdev, params } => pdev::set_pubkey(context, pdev, params),

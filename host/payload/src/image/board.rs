@@ -101,6 +101,8 @@ pub enum Slot {
     Vdev = 11,
     /// Never used by the TSM, for attacks and tests.
     Spare = 12,
+    /// First of four granules of the device object's memory.
+    EndpointMemory = 16,
 }
 
 impl Slot {

@@ -4,9 +4,11 @@
 //! Physical devices and the stream between them.
 
 use tsm_abi::rmi::{
-    AddressRange, Call, CommObject, HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PdevState,
-    PdevStreamParams, PublicKeyParams, SignatureAlgorithm, StreamType,
+    AddressRange, BlockSize, Call, CommObject, DonateRequest, HashAlgorithm, PdevCategory,
+    PdevFlags, PdevParams, PdevState, PdevStreamParams, PublicKeyParams, RangeDescriptor,
+    SignatureAlgorithm, StreamType,
 };
+use tsm_abi::{MemoryRequest, RmiStatus};
 use tsm_payload_support::certificate::leaf_public_key;
 use zerocopy::FromZeros;
 
@@ -14,7 +16,7 @@ use super::board::{ECAM, Page, Slot};
 use super::comm::{Courier, End, Target};
 use super::memory;
 use super::pci::Topology;
-use super::rmi::{self, Result};
+use super::rmi::{self, Reply, Result};
 
 /// Id of the only stream.
 pub const STREAM: u64 = 1;
@@ -27,12 +29,36 @@ pub fn state(pdev: Slot) -> Option<PdevState> {
     PdevState::from_word(reply.success().ok()?.register(1))
 }
 
-fn create(pdev: Slot, params: &PdevParams) -> Result {
+fn create(pdev: Slot, params: &PdevParams) -> Reply {
     memory::store(Page::Parameters.address(), params);
-    rmi::must(&Call::PdevCreate {
+    rmi::call(&Call::PdevCreate {
         pdev: pdev.address(),
         params: Page::Parameters.address(),
     })
+}
+
+/// Gives an incomplete operation the delegated pages from `base` on that it asks for, one to an
+/// entry of the list, and continues it.
+fn finish_creation(begun: &Reply, base: u64) -> Result {
+    let (handle, count) = (begun.register(1), DonateRequest(begun.register(2)).count());
+    let mut list = [0; 512];
+    for (address, entry) in (base..)
+        .step_by(0x1000)
+        .zip(list.iter_mut().take(count as usize))
+    {
+        *entry = RangeDescriptor::new(address, BlockSize::Page, 1).0;
+    }
+    memory::store(Page::Parameters.address(), &list);
+    let donate = Call::OpMemDonate {
+        handle,
+        list: Page::Parameters.address(),
+        count,
+    };
+    let given = rmi::call(&donate);
+    if given.status() != Some(RmiStatus::incomplete(MemoryRequest::None, true)) {
+        return Err(rmi::Refused::new(&donate, given.register(0)));
+    }
+    rmi::must(&Call::OpContinue { handle, flags: 0 })
 }
 
 /// Creates the root port's object in a delegated granule.
@@ -48,10 +74,10 @@ pub fn create_root_port(topology: &Topology) -> Result {
     params.rid_base.set(u32::from(topology.disk.0));
     params.rid_top.set(u32::from(topology.disk.0) + 0x100);
     params.hash_algo = HashAlgorithm::Sha384 as u8;
-    create(Slot::RootPort, &params)
+    create(Slot::RootPort, &params).success()
 }
 
-/// Creates the disk's object in a delegated granule.
+/// Creates the disk's object in a delegated granule, with memory of its own.
 pub fn create_endpoint(topology: &Topology) -> Result {
     let rid = u64::from(topology.disk.0);
     let mut params = PdevParams::new_zeroed();
@@ -63,7 +89,11 @@ pub fn create_endpoint(topology: &Topology) -> Result {
     params.rid_base.set(u32::from(topology.disk.0));
     params.rid_top.set(u32::from(topology.disk.0) + 1);
     params.hash_algo = HashAlgorithm::Sha384 as u8;
-    create(Slot::Endpoint, &params)
+    let begun = create(Slot::Endpoint, &params);
+    if begun.status() != Some(RmiStatus::incomplete(MemoryRequest::Donate, true)) {
+        return begun.success();
+    }
+    finish_creation(&begun, Slot::EndpointMemory.address())
 }
 
 /// Tells the TSM the key of the last certificate that the device showed. Returns whether one was

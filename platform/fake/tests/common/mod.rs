@@ -157,6 +157,9 @@ impl World {
             "RMI_RTT_DEV_UNMAP" => vec![active, 4 * PAGE, 5 * PAGE, single, 0],
             "RMI_RTT_DEV_VALIDATE" => vec![active, self.active.rec, 4 * PAGE, 5 * PAGE],
             "RMI_PDEV_CREATE" => vec![free, self.pdev_params],
+            "RMI_OP_MEM_DONATE" | "RMI_OP_MEM_RECLAIM" => vec![free, plain, 1],
+            "RMI_OP_CONTINUE" => vec![free, 0],
+            "RMI_OP_CANCEL" => vec![free],
             "RMI_PDEV_GET_STATE" | "RMI_PDEV_STOP" | "RMI_PDEV_ABORT" | "RMI_PDEV_DESTROY"
             | "RMI_VDEV_GET_STATE" => vec![free],
             "RMI_PDEV_COMMUNICATE" | "RMI_PDEV_SET_PUBKEY" => vec![free, plain],
@@ -204,9 +207,9 @@ pub fn role(row: &Row, argument: &str) -> Option<Role> {
         "rd" | "rec" | "calling_rec" | "target_rec" | "pdev" | "pdev_1" | "pdev_2" | "vdev" => {
             Role::Object
         }
-        "params" | "config" | "run" | "src" => Role::HostPage,
+        "params" | "config" | "run" | "src" | "list" => Role::HostPage,
         "requested" | "index" | "start" | "end" | "base" | "top" | "ipa" | "level" | "flags"
-        | "oaddr" | "handle" | "status" | "psmmu" | "sid" => Role::Number,
+        | "oaddr" | "handle" | "count" | "status" | "psmmu" | "sid" => Role::Number,
         _ => return None,
     })
 }

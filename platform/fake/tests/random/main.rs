@@ -247,7 +247,7 @@ struct Seen {
 /// Calls that are not about devices.
 fn rows() -> Vec<&'static Row> {
     let is_device = |row: &&Row| {
-        ["PDEV", "VDEV", "PSMMU", "_DEV_"]
+        ["PDEV", "VDEV", "PSMMU", "_DEV_", "_OP_"]
             .iter()
             .any(|part| row.name.contains(part))
     };

@@ -26,17 +26,9 @@ impl Rig {
         params
     }
 
-    /// Creates a device object in a new granule.
+    /// Creates a device object in new granules.
     pub fn create_device(&self, params: &PdevParams) -> Result<u64, RmiStatus> {
-        let pdev = self.host.delegated();
-        let params = self.host.page_with(params.as_bytes());
-        match self.host.status(Call::PdevCreate { pdev, params }) {
-            RmiStatus::SUCCESS => Ok(pdev),
-            status => {
-                self.host.undelegate(pdev, 1);
-                Err(status)
-            }
-        }
+        self.host.create_pdev(params)
     }
 
     /// Creates both ends of the link and opens the root port.

@@ -454,7 +454,7 @@ impl Rig {
     fn take_device_back(&mut self, pdev: u64) {
         for _ in 0..4 {
             if self.host.status(Call::PdevDestroy { pdev }) == RmiStatus::SUCCESS {
-                self.host.undelegate(pdev, 1);
+                self.host.release_pdev(pdev);
                 return;
             }
             let _ = self.host.status(Call::PdevAbort { pdev });

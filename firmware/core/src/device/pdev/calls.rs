@@ -3,140 +3,18 @@
 
 //! The host's calls about physical devices.
 
-use tsm_abi::rmi::{
-    HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PublicKeyParams, SignatureAlgorithm,
-};
-use tsm_ide::StreamIds;
-use tsm_platform::Rid;
+use tsm_abi::rmi::{PublicKeyParams, SignatureAlgorithm};
 use tsm_spdm::crypto::{PUBLIC_KEY_LENGTH, PublicKey};
 use tsm_spdm::{Config, Requester};
 
 use super::super::comm::{self, Comm, Exit, Trouble};
-use super::super::pci::Function;
-use super::super::registry::{Device, Registry};
+use super::super::registry::Registry;
 use super::exchange::Stepped;
 use super::link::Ending;
-use super::{Endpoint, Event, Op, Pdev, Role, RootPort, State, User, stream, with};
+use super::{Event, Op, Pdev, Role, State, create, stream, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule;
-
-/// First number that is no requester id.
-const RIDS: u64 = 1 << 16;
-/// The one certificate slot that the requester uses.
-const CERTIFICATE_SLOT: u64 = 0;
-
-/// What `RMI_PDEV_CREATE` was given, checked.
-struct Wanted {
-    rid: Rid,
-    slot: u64,
-    /// Requester ids of an endpoint.
-    rids: Option<(u32, u32)>,
-}
-
-fn check(params: &PdevParams) -> Result<Wanted> {
-    let flags = PdevFlags::from_bits(params.flags.get()).ok_or(Error::Input)?;
-    let is_endpoint = match flags.category() {
-        Some(PdevCategory::RootPort) => false,
-        Some(PdevCategory::EndpointOffChip) => true,
-        // Devices inside the chip have no link to protect and no port to program.
-        Some(PdevCategory::EndpointOnChip) => return Err(Error::NotSupported),
-        None => return Err(Error::Input),
-    };
-    if is_endpoint && !flags.contains(PdevFlags::SPDM) {
-        return Err(Error::NotSupported);
-    }
-    let algorithm = HashAlgorithm::from_word(u64::from(params.hash_algo)).ok_or(Error::Input)?;
-    let slot = params.id_index.get();
-    if is_endpoint && (algorithm != HashAlgorithm::Sha384 || slot != CERTIFICATE_SLOT) {
-        return Err(Error::NotSupported);
-    }
-    let id = params.pdev_id.get();
-    let rid = u16::try_from(id).map(Rid).map_err(|_| Error::Input)?;
-    let (base, top) = (params.rid_base.get(), params.rid_top.get());
-    let rids = is_endpoint.then_some((base, top));
-    if is_endpoint {
-        let own = u64::from(base)..u64::from(top);
-        if !own.contains(&id) || own.end > RIDS {
-            return Err(Error::Input);
-        }
-    }
-    Ok(Wanted { rid, slot, rids })
-}
-
-/// Returns whether no other device has the function or shares requester ids.
-fn is_new<P: Machine>(context: &Context<'_, P>, registry: &Registry, wanted: &Wanted) -> bool {
-    registry.devices().iter().all(|device| {
-        let shared = with(context, device.object, |other| {
-            match (wanted.rids, other.endpoint()) {
-                (Some((base, top)), Some(other)) => base < other.rids.1 && other.rids.0 < top,
-                _ => false,
-            }
-        });
-        device.rid != wanted.rid && shared == Ok(false)
-    })
-}
-
-/// `RMI_PDEV_CREATE`.
-pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: u64) -> Result {
-    let params: PdevParams = context.host_structure(params)?;
-    let wanted = check(&params)?;
-    let mut registry = context.devices();
-    let function = Function::new(context.platform, wanted.rid);
-    let is_hidden = context.platform.is_hidden(wanted.rid);
-    // A root port is a bridge, and an endpoint is none.
-    if is_hidden || !function.is_present() || function.is_bridge() == wanted.rids.is_some() {
-        return Err(Error::Input);
-    }
-    if !is_new(context, &registry, &wanted) {
-        return Err(Error::Input);
-    }
-    if !registry.has_room().0 {
-        return Err(Error::Device);
-    }
-    if !context.is_memory(object) {
-        return Err(Error::Input);
-    }
-    let guard = context.lock(object, granule::State::Delegated)?;
-    let role = match wanted.rids {
-        None => Role::RootPort(RootPort {
-            stream_ids: StreamIds::new(),
-        }),
-        Some(rids) => Role::Endpoint(Endpoint {
-            rids,
-            requester: Requester::new(Config::new(session_id(context)?)),
-            key: None,
-            user: User::Nobody,
-            lost: false,
-            link: None,
-        }),
-    };
-    let pdev = Pdev {
-        rid: wanted.rid,
-        slot: wanted.slot,
-        streams: 0,
-        vdevs: 0,
-        state: State::New,
-        comm: Comm::Pending,
-        op: Some(Op::Connect),
-        role,
-    };
-    context.place(&guard, granule::State::Pdev, pdev)?;
-    let device = Device {
-        object,
-        rid: wanted.rid,
-    };
-    // There was room, and the lock is held.
-    registry.add_device(device).map_err(|_| Error::Global)?;
-    Ok(Reply::NONE)
-}
-
-/// Makes the TSM's half of a session id.
-fn session_id<P: Machine>(context: &Context<'_, P>) -> Result<u16> {
-    let mut bytes = [0; 2];
-    context.platform.fill(&mut bytes)?;
-    Ok(u16::from_le_bytes(bytes))
-}
 
 /// `RMI_PDEV_GET_STATE`.
 pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
@@ -280,8 +158,5 @@ pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, object: u64) -> Resu
     if with(context, object, |pdev| pdev.state)? != State::Stopped {
         return Err(Error::Device);
     }
-    let guard = context.lock(object, granule::State::Pdev)?;
-    context.discard::<Pdev>(&guard)?;
-    registry.remove_device(object);
-    Ok(Reply::NONE)
+    create::give_back(context, &mut registry, object, granule::State::Pdev)
 }

@@ -4,6 +4,7 @@
 //! Physical devices and root ports.
 
 mod calls;
+mod create;
 mod exchange;
 mod link;
 mod stream;
@@ -11,6 +12,7 @@ mod stream;
 use core::hash::{Hash, Hasher};
 use core::mem::discriminant;
 
+use heapless::Vec;
 use tsm_abi::rmi::StreamState as WireStreamState;
 use tsm_ide::StreamIds;
 use tsm_platform::{Granule, Object, Rid};
@@ -24,10 +26,17 @@ use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
 use crate::granule;
 
-pub(crate) use calls::{abort, communicate, create, destroy, get_state, set_pubkey, stop};
+pub(crate) use calls::{abort, communicate, destroy, get_state, set_pubkey, stop};
+pub(crate) use create::{cancel, create, donate, proceed};
 pub(crate) use exchange::advance_interface;
 pub(crate) use link::Link;
 pub(crate) use stream::{complete, connect, disconnect, refresh};
+
+/// Granules that the host donates to an endpoint.
+const MEMORY_GRANULES: usize = 4;
+
+/// Granules that the host donated to an endpoint.
+type Memory = Vec<Granule, MEMORY_GRANULES>;
 
 /// State of a physical device, in the numbers of `RmiPdevState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +166,8 @@ pub(crate) struct RootPort {
 pub(crate) struct Endpoint {
     /// Requester ids that belong to the device: base, and top which is not included.
     pub rids: (u32, u32),
+    /// Granules that the host donated.
+    memory: Memory,
     /// The session.
     pub requester: Requester,
     /// The key that it must prove.
@@ -178,6 +189,9 @@ impl Object for Pdev {
             return;
         };
         (endpoint.lost, endpoint.key.is_some()).hash(hasher);
+        for granule in &endpoint.memory {
+            granule.address().hash(hasher);
+        }
         discriminant(&endpoint.user).hash(hasher);
         if let Some(link) = &endpoint.link {
             (discriminant(&link.state), discriminant(&link.phase)).hash(hasher);
@@ -238,7 +252,17 @@ pub(crate) fn with<P: Machine, R>(
     address: u64,
     work: impl FnOnce(&mut Pdev) -> R,
 ) -> Result<R> {
-    if context.tsm.granules.state(address)? != granule::State::Pdev {
+    with_in(context, address, granule::State::Pdev, work)
+}
+
+/// Does the same for a device whose granule is in `state`: it may wait for its memory.
+fn with_in<P: Machine, R>(
+    context: &Context<'_, P>,
+    address: u64,
+    state: granule::State,
+    work: impl FnOnce(&mut Pdev) -> R,
+) -> Result<R> {
+    if context.tsm.granules.state(address)? != state {
         return Err(Error::Input);
     }
     let granule = Granule::new(address).ok_or(Error::Input)?;
