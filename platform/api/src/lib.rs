@@ -18,6 +18,7 @@ pub use guest::{
     Access, FaultSyndrome, GuestCpu, GuestEntry, GuestExit, MemoryFault, Transfer, VcpuParams,
 };
 pub use memory::{GranuleMemory, HostFault, HostMemory, MemoryError, Object};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Reports that the hardware refused or did not finish an operation.
 ///
@@ -148,6 +149,10 @@ pub trait Trace {
     fn call(&self, record: TraceRecord);
 }
 
+/// Reports that isolated work did not end: it panicked or ran out of stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abandoned;
+
 /// Processor-wide duties beside running a guest.
 pub trait Processor {
     /// Forgets this guest's CPU translations of `bytes` bytes at `base`, on all CPUs.
@@ -159,6 +164,34 @@ pub trait Processor {
     /// Lets time pass while another CPU has a lock that this one needs.
     fn relax(&self) {
         core::hint::spin_loop();
+    }
+    /// Runs `work` where it can neither harm nor be seen: on a stack of its own, which is erased
+    /// afterwards. A platform that cannot do that runs it directly.
+    ///
+    /// Work that panics or runs out of stack is abandoned where it is, without its destructors. Then
+    /// `bytes` is zero, and `state`, of which nothing is known any more, was erased and is
+    /// `otherwise()`. What `work` reaches by other ways must bear to be left in the middle: it must
+    /// take no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Abandoned`], also if other isolated work is under way; callers serialize it.
+    fn isolated<S, B, R, W>(
+        &self,
+        state: &mut S,
+        bytes: &mut B,
+        otherwise: fn() -> S,
+        work: W,
+    ) -> Result<R, Abandoned>
+    where
+        Self: Sized,
+        S: Send + 'static,
+        B: FromBytes + IntoBytes,
+        R: Send + 'static,
+        W: FnOnce(&Self, &mut S, &mut B) -> R + Send + 'static,
+    {
+        let _ = otherwise;
+        Ok(work(self, state, bytes))
     }
     /// Applies SHA-256's compression function for each block in order, if the processor has
     /// instructions for it. Returns whether it has; if not, `state` is as it was.

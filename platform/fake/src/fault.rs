@@ -20,6 +20,8 @@ pub enum FaultPoint {
     RootPort,
     /// Random bytes.
     Entropy,
+    /// A panic at the end of isolated work.
+    Isolation,
 }
 
 #[derive(Default)]

@@ -23,14 +23,17 @@ mod schedule;
 mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tsm_core::Machine;
 use tsm_iommu::ArmStage2;
 use tsm_platform::{
-    Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Pa, Platform, PlatformError,
-    Processor, Rid, RootPort, Stage2, Trace, TraceRecord,
+    Abandoned, Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Pa, Platform,
+    PlatformError, Processor, Rid, RootPort, Stage2, Trace, TraceRecord,
 };
+
+use zerocopy::{FromBytes, IntoBytes};
 
 pub use fault::FaultPoint;
 pub use guard::Guard;
@@ -278,6 +281,38 @@ impl Processor for Fake {
 
     fn relax(&self) {
         self.schedule.relax();
+    }
+
+    /// Abandons the work for the panic of [`FaultPoint::Isolation`] only: another one is a fault of
+    /// the TSM, which a test must see.
+    fn isolated<S, B, R, W>(
+        &self,
+        state: &mut S,
+        bytes: &mut B,
+        otherwise: fn() -> S,
+        work: W,
+    ) -> Result<R, Abandoned>
+    where
+        S: Send + 'static,
+        B: FromBytes + IntoBytes,
+        R: Send + 'static,
+        W: FnOnce(&Self, &mut S, &mut B) -> R + Send + 'static,
+    {
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            let result = work(self, state, bytes);
+            match self.reach(FaultPoint::Isolation) {
+                Ok(()) => result,
+                Err(()) => resume_unwind(Box::new(Abandoned)),
+            }
+        }));
+        unwound.map_err(|payload| {
+            if !payload.is::<Abandoned>() {
+                resume_unwind(payload);
+            }
+            *state = otherwise();
+            bytes.zero();
+            Abandoned
+        })
     }
 }
 

@@ -83,6 +83,48 @@ fn an_answer_that_is_played_again_does_the_same() {
 }
 
 #[test]
+fn cryptography_that_panics_over_an_answer_does_the_same() {
+    let mut rig = Rig::running();
+    assert_eq!(rig.ask_report(), RmiStatus::SUCCESS);
+    // The first piece of work makes the request.
+    rig.host.fake.fail_kind_after(FaultPoint::Isolation, 1);
+    assert_eq!(rig.pump_interface(), Pumped::Done);
+    assert_eq!(rig.host.fake.disarm(), Some(FaultPoint::Isolation));
+    assert_lost(&mut rig);
+    rig.take_back();
+}
+
+#[test]
+fn cryptography_may_panic_at_any_step_to_a_session() {
+    const NEEDS_KEY: u64 = 1;
+    for passed in 0.. {
+        let mut rig = Rig::new();
+        rig.create_ends();
+        rig.host.fake.fail_kind_after(FaultPoint::Isolation, passed);
+        assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+        let mut refused = false;
+        if rig.device_state(rig.device) == NEEDS_KEY {
+            refused = rig.set_key(&rig.device_key()) != RmiStatus::SUCCESS;
+            if !refused {
+                assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+            }
+        }
+        let panicked = rig.host.fake.disarm().is_some();
+        let expected = match (panicked, refused) {
+            (false, _) => READY,
+            (true, false) => DEVICE_ERROR,
+            (true, true) => NEEDS_KEY,
+        };
+        assert_eq!(rig.device_state(rig.device), expected, "{passed}");
+        rig.take_back();
+        if !panicked {
+            assert!(passed > 8, "only {passed} were tried");
+            break;
+        }
+    }
+}
+
+#[test]
 fn aborting_with_a_request_out_gives_the_session_up() {
     let mut rig = Rig::running();
     assert_eq!(rig.abort(), RmiStatus::DEVICE, "there is nothing to abort");

@@ -9,21 +9,21 @@
 use tsm_abi::rmi::{
     CommObject, CommProtocol, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags,
 };
-use tsm_platform::{HostPa, Rid};
+use tsm_platform::{Abandoned, HostPa, Rid};
 use tsm_spdm::{
-    Digests, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, Requester, Slice,
+    Config, Digests, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, Requester,
+    Slice,
 };
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
 
-use super::registry::{Buffers, MESSAGE_BYTES};
+pub(crate) use super::registry::PAYLOAD_BYTES;
+use super::registry::{Buffers, MESSAGE_BYTES, Messages};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
 
 /// Where the exit part of the page begins.
 const EXIT_OFFSET: u64 = 0x800;
-/// Longest vendor-defined request: `START_INTERFACE` and `KEY_PROG` have about fifty bytes.
-pub(crate) const PAYLOAD_BYTES: usize = 64;
 
 /// Progress of an object's exchange, in the words of `RmiDevCommState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,6 +239,7 @@ pub(crate) fn advance<P: Machine>(
         _ => {
             let into = step
                 .buffers
+                .messages
                 .response
                 .get_mut(..entry.length)
                 .ok_or(Error::Input)?;
@@ -248,6 +249,48 @@ pub(crate) fn advance<P: Machine>(
     };
     step.buffers.served(device, step.requester);
     Ok(stepped)
+}
+
+/// What a requester does in one step.
+enum Job {
+    /// Takes the response, of that many bytes.
+    Answer(usize),
+    /// Begins an operation.
+    Begin(Operation),
+    /// Sends the payload, of that many bytes, as a vendor-defined request.
+    Vendor(usize),
+}
+
+impl Job {
+    fn run<P: Machine>(
+        self,
+        platform: &P,
+        requester: &mut Requester,
+        messages: &mut Messages,
+    ) -> core::result::Result<Output, tsm_spdm::Error> {
+        let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
+        let Messages {
+            request,
+            response,
+            workspace,
+            payload,
+        } = messages;
+        match self {
+            Self::Answer(length) => {
+                let response = response.get_mut(..length);
+                let response = response.ok_or(tsm_spdm::Error::Buffer)?;
+                requester.step(Input::Response(response), request, workspace, &mut random)
+            }
+            Self::Begin(operation) => {
+                requester.start(operation)?;
+                requester.step(Input::Begin, request, workspace, &mut random)
+            }
+            Self::Vendor(length) => {
+                let payload = payload.get(..length).ok_or(tsm_spdm::Error::Payload)?;
+                requester.start_vendor(payload, request, workspace)
+            }
+        }
+    }
 }
 
 /// One call's work on a requester.
@@ -260,21 +303,25 @@ struct Step<'a, 'c, P: Machine> {
 }
 
 impl<P: Machine> Step<'_, '_, P> {
-    fn answer(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
+    /// Runs `job` apart from the rest of the TSM: a requester that panics over what a device sent
+    /// costs the session, and what cryptography leaves on a stack is erased.
+    fn run(&mut self, job: Job) -> core::result::Result<Output, tsm_spdm::Error> {
         let platform = self.context.platform;
-        let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
-        let Buffers {
-            request,
-            response,
-            workspace,
-            ..
-        } = &mut *self.buffers;
-        let response = response
-            .get_mut(..self.entry.length)
-            .ok_or(Trouble::Session)?;
-        let stepped =
-            self.requester
-                .step(Input::Response(response), request, workspace, &mut random);
+        let lost = || Requester::new(Config::new(0));
+        let messages = &mut self.buffers.messages;
+        let work = move |platform: &P, requester: &mut _, messages: &mut _| {
+            job.run(platform, requester, messages)
+        };
+        platform
+            .isolated(self.requester, messages, lost, work)
+            .unwrap_or_else(|Abandoned| {
+                self.buffers.erased();
+                Err(tsm_spdm::Error::Internal)
+            })
+    }
+
+    fn answer(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
+        let stepped = self.run(Job::Answer(self.entry.length));
         let output = stepped.map_err(|_| Trouble::Session)?;
         match output {
             Output::Send { .. } => self.send(&output, exchange),
@@ -303,6 +350,7 @@ impl<P: Machine> Step<'_, '_, P> {
         let end = offset.checked_add(len).ok_or(Trouble::Session)?;
         let payload = self
             .buffers
+            .messages
             .response
             .get(offset..end)
             .ok_or(Trouble::Session)?;
@@ -318,40 +366,20 @@ impl<P: Machine> Step<'_, '_, P> {
 
     /// Begins what the exchange needs next.
     fn go_on(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
-        let mut payload = [0; PAYLOAD_BYTES];
-        let need = exchange.next(&mut payload)?;
-        let output = match need {
+        let output = match exchange.next(&mut self.buffers.messages.payload)? {
             Need::Nothing => return Ok(Progress::Complete),
-            Need::Operation(operation) => self.begin(operation),
-            Need::Vendor(length) => {
-                let bytes = payload.get(..length).ok_or(Trouble::Session)?;
-                let Buffers {
-                    request, workspace, ..
-                } = &mut *self.buffers;
-                self.requester.start_vendor(bytes, request, workspace)
-            }
+            Need::Operation(operation) => self.run(Job::Begin(operation)),
+            Need::Vendor(length) => self.run(Job::Vendor(length)),
         };
         // It may have been a key.
-        payload.zeroize();
+        self.buffers.messages.payload.zeroize();
         let output = match output {
             // The exchange is asked again when the session has new keys.
-            Err(tsm_spdm::Error::KeyUpdateDue) => self.begin(Operation::UpdateKeys),
+            Err(tsm_spdm::Error::KeyUpdateDue) => self.run(Job::Begin(Operation::UpdateKeys)),
             other => other,
         };
         let output = output.map_err(|_| Trouble::Session)?;
         self.send(&output, exchange)
-    }
-
-    /// Begins an operation of the session.
-    fn begin(&mut self, operation: Operation) -> core::result::Result<Output, tsm_spdm::Error> {
-        self.requester.start(operation)?;
-        let platform = self.context.platform;
-        let mut random = |out: &mut [u8]| platform.fill(out).map_err(|_| NoEntropy);
-        let Buffers {
-            request, workspace, ..
-        } = &mut *self.buffers;
-        self.requester
-            .step(Input::Begin, request, workspace, &mut random)
     }
 
     /// Hands a request to the host.
@@ -373,7 +401,12 @@ impl<P: Machine> Step<'_, '_, P> {
             return Err(Trouble::Session);
         };
         self.keep(cache_response.as_ref(), exchange)?;
-        let bytes = self.buffers.request.get(..*len).ok_or(Trouble::Session)?;
+        let bytes = self
+            .buffers
+            .messages
+            .request
+            .get(..*len)
+            .ok_or(Trouble::Session)?;
         let written = self.context.host_write(self.entry.request, bytes);
         written.map_err(|_| Trouble::Session)?;
         if let Some(slice) = cache_request {
@@ -412,6 +445,7 @@ impl<P: Machine> Step<'_, '_, P> {
         let end = offset.checked_add(length).ok_or(Trouble::Session)?;
         let bytes = self
             .buffers
+            .messages
             .response
             .get(offset..end)
             .ok_or(Trouble::Session)?;

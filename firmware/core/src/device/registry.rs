@@ -14,6 +14,7 @@ use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
 use tsm_spdm::{Requester, Workspace};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::psmmu::Units;
 use super::sizes::{BarSizes, KnownSizes};
@@ -45,14 +46,27 @@ pub(crate) struct Interface {
     pub device: u64,
 }
 
+/// Longest vendor-defined request: `START_INTERFACE` and `KEY_PROG` have about fifty bytes.
+pub(crate) const PAYLOAD_BYTES: usize = 64;
+
 /// Where messages are composed and taken apart. Shared, because one step runs at a time.
-pub(crate) struct Buffers {
+#[derive(FromBytes, IntoBytes)]
+#[repr(C)]
+pub(crate) struct Messages {
     /// The request on its way out.
     pub request: [u8; MESSAGE_BYTES],
     /// The response on its way in.
     pub response: [u8; MESSAGE_BYTES],
     /// What a conversation needs beyond its requester, for one device at a time.
     pub workspace: Workspace,
+    /// The payload of a vendor-defined request, until it is sealed.
+    pub payload: [u8; PAYLOAD_BYTES],
+}
+
+/// The one set of messages, and whose it is.
+pub(crate) struct Buffers {
+    /// The messages.
+    pub messages: Messages,
     /// The device whose requester needs the workspace as it is.
     user: Option<Rid>,
 }
@@ -71,6 +85,11 @@ impl Buffers {
         } else if self.user == Some(device) {
             self.user = None;
         }
+    }
+
+    /// Takes note that the workspace was erased.
+    pub fn erased(&mut self) {
+        self.user = None;
     }
 }
 
@@ -98,9 +117,12 @@ impl Registry {
             units: Units::new(),
             sizes: KnownSizes::new(),
             buffers: Buffers {
-                request: [0; MESSAGE_BYTES],
-                response: [0; MESSAGE_BYTES],
-                workspace: Workspace::new(),
+                messages: Messages {
+                    request: [0; MESSAGE_BYTES],
+                    response: [0; MESSAGE_BYTES],
+                    workspace: Workspace::new(),
+                    payload: [0; PAYLOAD_BYTES],
+                },
                 user: None,
             },
         }

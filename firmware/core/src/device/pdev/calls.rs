@@ -115,7 +115,17 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
             return Err(Error::Device);
         }
         let point: &[u8; PUBLIC_KEY_LENGTH] = params.key.first_chunk().ok_or(Error::Input)?;
-        let key = PublicKey::new(point).map_err(|_| Error::Input)?;
+        let point = *point;
+        let key = context
+            .platform
+            .isolated(
+                &mut (),
+                &mut (),
+                || (),
+                move |_, (), ()| PublicKey::new(&point),
+            )
+            .map_err(|_| Error::Input)?
+            .map_err(|_| Error::Input)?;
         let endpoint = pdev.endpoint().ok_or(Error::Device)?;
         endpoint.key = Some(key);
         pdev.apply(Event::KeySet)?;
