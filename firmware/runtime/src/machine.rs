@@ -6,11 +6,12 @@
 use heapless::Vec;
 use tsm_abi::el3::stream_info;
 use tsm_platform::{
-    ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
+    Abandoned, ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
     GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MemoryError,
     MemoryFault, Object, Ownership, Pa, Platform, PlatformError, Processor, Rid, RootPort, Stage2,
     StreamId, Trace, TraceRecord, VcpuParams, Vmid,
 };
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::arch;
 use crate::ecam::{BUSES, Ecam};
@@ -285,6 +286,21 @@ impl Processor for Machine {
     }
     fn cpu_index(&self) -> usize {
         arch::cpu_index()
+    }
+    fn isolated<S, B, R, W>(
+        &self,
+        state: &mut S,
+        bytes: &mut B,
+        otherwise: fn() -> S,
+        work: W,
+    ) -> Result<R, Abandoned>
+    where
+        S: Send + 'static,
+        B: FromBytes + IntoBytes,
+        R: Send + 'static,
+        W: FnOnce(&Self, &mut S, &mut B) -> R + Send + 'static,
+    {
+        arch::isolated(self, state, bytes, otherwise, work)
     }
     fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
         arch::sha256(state, blocks)

@@ -17,7 +17,7 @@ use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Pa, Rid};
 
 use super::cpu::{self, MAX_CPUS};
 use super::entry::{STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
-use super::{exception, monitor, zero_granule};
+use super::{exception, isolation, monitor, zero_granule};
 use crate::carve::Carver;
 use crate::ecam::{ECAM_BYTES, Ecam};
 use crate::kinds::{Kinds, Span};
@@ -140,6 +140,9 @@ fn map_image(frames: &mut Identity<'_>, region_top: u64) -> Result<u64, CannotMa
         let physical = symbol!(__stacks_start) + cpu * STACK_SIZE;
         paging::map(frames, root, virt, physical, STACK_SIZE, Use::Data)?;
     }
+    let physical = symbol!(__stacks_start) + MAX_CPUS as u64 * STACK_SIZE;
+    let (base, size) = (isolation::BASE, isolation::SIZE);
+    paging::map(frames, root, base, physical, size, Use::Data)?;
     Ok(root)
 }
 

@@ -9,6 +9,7 @@ use core::mem::offset_of;
 use super::cpu::{Cpu, MAX_CPUS};
 use super::exception::Frame;
 use super::guest::Context;
+use super::isolation;
 use crate::paging::{MAIR, TCR};
 
 /// Size of a stack in bytes. The address space below each stack is empty for as many bytes.
@@ -43,6 +44,8 @@ global_asm!(
     fatal_size = const size_of::<Frame>(),
     stack_bit = const STACK_SIZE.trailing_zeros(),
     recoverable = const RECOVERABLE,
+    guard = const isolation::GUARD,
+    guard_size = const isolation::GUARD_SIZE,
     emergency_top = const offset_of!(Cpu, emergency) + size_of::<[u64; 256]>(),
     running = const offset_of!(Cpu, running),
     pc = const offset_of!(Context, pc),

@@ -1,7 +1,7 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What cannot be survived: an exception of the TSM itself, or a panic.
+//! What cannot be survived: an exception of the TSM itself, or a panic outside of isolated work.
 //!
 //! EL3 is asked to turn the machine off, because a TSM that has lost its way must not answer calls.
 //! If it does not, this CPU stays here, and every other one at its next call: neither returns to a
@@ -11,7 +11,7 @@ use core::arch::asm;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::{monitor, read_register};
+use super::{isolation, monitor, read_register};
 
 const SYSTEM_OFF: u64 = 0x8400_0008;
 
@@ -51,6 +51,9 @@ extern "C" fn tsm_fatal(slot: u64, frame: &Frame) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    if isolation::is_isolated() {
+        isolation::abandon(info);
+    }
     STOPPED.store(true, Ordering::Relaxed);
     if let Some(place) = info.location() {
         defmt::error!("panic at {=str}:{=u32}", place.file(), place.line());

@@ -9,6 +9,7 @@ mod digest;
 mod entry;
 mod exception;
 mod guest;
+mod isolation;
 mod monitor;
 mod random;
 mod translation;
@@ -19,6 +20,7 @@ pub use super::trap::{conceal, missing_memory, reveal};
 pub use cpu::index as cpu_index;
 pub use digest::{sha256, sha512};
 pub use guest::{Context, new_context, run_while};
+pub use isolation::isolated;
 pub use monitor::{console_write, key_go, key_program, key_stop, set_owner};
 pub use random::fill as random_fill;
 pub use translation::{invalidate_all, invalidate_range};
@@ -26,6 +28,7 @@ pub use tsm_iommu::ArmStage2 as Stage2Tables;
 use tsm_platform::{GRANULE_SIZE, HostFault};
 
 global_asm!(include_str!("copy.S"));
+global_asm!(include_str!("isolation.S"));
 global_asm!(include_str!("memory.S"));
 global_asm!(include_str!("state.S"));
 

@@ -23,8 +23,9 @@
     .balign 2048
     .global tsm_vectors
 tsm_vectors:
-    // Current EL with SP_EL0: never used.
-    fatal_slot 0
+    // Current EL with SP_EL0: isolated work.
+    .balign 128
+    b       isolated_sync
     fatal_slot 1
     fatal_slot 2
     fatal_slot 3
@@ -87,6 +88,32 @@ own_sync:
     sub     sp, sp, #{fatal_size}
     stp     x0, x1, [sp]
     mov     x0, #4
+    b       fatal
+
+// Isolated work that runs into the guard below its stack is abandoned; anything else is fatal. This is
+// the CPU's own stack, as `isolation_enter` left it.
+isolated_sync:
+    stp     x0, x1, [sp, #-16]!
+    mrs     x0, esr_el2
+    lsr     x1, x0, #26
+    cmp     x1, #0x25               // Data abort from the current EL.
+    b.ne    1f
+    and     x1, x0, #0x3c
+    cmp     x1, #0x04               // Translation fault, any level.
+    b.ne    1f
+    mrs     x0, far_el2
+    ldr     x1, ={guard}
+    sub     x0, x0, x1
+    ldr     x1, ={guard_size}
+    cmp     x0, x1
+    b.hs    1f
+    add     sp, sp, #16
+    mov     x0, #1
+    b       isolation_leave
+1:  ldp     x0, x1, [sp], #16
+    sub     sp, sp, #{fatal_size}
+    stp     x0, x1, [sp]
+    mov     x0, #0
     b       fatal
 
 // SP has left its stack. x0 was lost to the test; the report shows SP in its place.
