@@ -77,7 +77,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tsm-spdm",
         ],
     ),
-    ("xtask", &["tsm-abi"]),
+    ("xtask", &["tsm-abi", "tsm-core"]),
 ];
 
 /// Crates that forbid unsafe code and know no architecture.

@@ -1,7 +1,7 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Documents that are generated from the call table.
+//! Documents that are generated from the call table and the transition tables.
 
 use std::fs;
 use std::path::Path;
@@ -21,6 +21,9 @@ pub fn abi(check: bool) -> Result<()> {
     let mut header = String::new();
     tsm_abi::document::c_header(&mut header)?;
     one(&root().join("docs/abi.md"), &markdown, check)?;
+    let mut states = String::new();
+    tsm_core::tables::markdown(&mut states)?;
+    one(&root().join("docs/states.md"), &states, check)?;
     one(
         &root().join("host/include/portcullis_abi.h"),
         &header,

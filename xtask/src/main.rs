@@ -52,7 +52,8 @@ enum Action {
     Deps,
     /// Checks file headers and lengths, and the unsafe budget of each crate.
     Tidy,
-    /// Writes docs/abi.md and the C header from the call table, or checks that they are current.
+    /// Writes docs/abi.md, docs/states.md and the C header from the tables, or checks that they are
+    /// current.
     Abi {
         /// Fails if a file differs instead of writing it.
         #[arg(long)]

@@ -34,6 +34,7 @@ mod rec;
 mod rsi;
 mod rtt;
 mod system;
+pub mod tables;
 
 pub use context::Machine;
 pub use dispatch::Tsm;

@@ -95,6 +95,10 @@ pub trait ConfigSpace {
     fn is_hidden(&self, rid: Rid) -> bool;
     /// Returns whether host accesses to configuration space reach the TSM on this platform.
     fn is_mediated(&self) -> bool;
+    /// Returns the size of the system's cache lines in bytes, of which devices are told.
+    fn cache_line_bytes(&self) -> u32 {
+        64
+    }
 }
 
 /// One of the six keys of a key set, as a root port names it.

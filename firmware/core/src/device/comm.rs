@@ -185,6 +185,11 @@ pub(crate) trait Exchange {
 
     /// Returns whether the measurements that come now are the first of this exchange.
     fn is_first(&mut self) -> bool;
+
+    /// Returns how long the host has to wait before it sends the present request, in microseconds.
+    fn delay_us(&self) -> u32 {
+        0
+    }
 }
 
 /// How far a step came.
@@ -420,7 +425,8 @@ impl<P: Machine> Step<'_, '_, P> {
         };
         exit.req_len.set(wide(*len));
         exit.timeout.set(u64::from(*timeout_ms));
-        exit.req_delay.set(u64::from(*delay_us));
+        let delay_us = (*delay_us).max(exchange.delay_us());
+        exit.req_delay.set(u64::from(delay_us));
         Ok(Progress::Sent)
     }
 

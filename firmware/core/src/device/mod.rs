@@ -11,13 +11,14 @@
 mod comm;
 mod config;
 mod pci;
-mod pdev;
+pub mod pdev;
+mod policy;
 mod psmmu;
 mod registry;
 mod report;
 mod rsi;
 mod sizes;
-mod tdisp;
+pub mod tdisp;
 mod vdev;
 
 use tsm_abi::rmi::{Call, RecEnterFlags, RecExit};

@@ -18,6 +18,9 @@ const PAGE_BYTES: u64 = 4096;
 /// First page number that has no address.
 const PAGES_TOP: u64 = 1 << 52;
 
+/// Interface information: no firmware update while locked or running.
+const NO_UPDATE: u16 = 1;
+
 /// Attribute bits of a range (TDISP 1.0, table of MMIO range attributes).
 const MSIX_TABLE: u16 = 1;
 const MSIX_PBA: u16 = 2;
@@ -35,6 +38,8 @@ pub(crate) struct Range {
     /// Number of pages, not zero.
     pages: u32,
     attributes: u16,
+    /// The device's number for it.
+    id: u16,
     /// Where the guest has accepted the first page, if it has.
     accepted_at: Option<u64>,
 }
@@ -57,7 +62,10 @@ impl Range {
 
     /// Returns whether both describe the same memory.
     const fn is_same(&self, other: &Self) -> bool {
-        self.page == other.page && self.pages == other.pages && self.attributes == other.attributes
+        self.page == other.page
+            && self.pages == other.pages
+            && self.attributes == other.attributes
+            && self.id == other.id
     }
 
     const fn overlaps(&self, other: &Self) -> bool {
@@ -86,6 +94,8 @@ pub(crate) struct Report {
     ranges: Vec<Range, MOST_RANGES>,
     /// What the device adds to each address.
     offset: u64,
+    /// The interface information: what the device promises under this lock.
+    information: u16,
     /// SHA-384 of the whole report that came last.
     digest: Option<[u8; 48]>,
 }
@@ -96,6 +106,7 @@ impl Report {
         Self {
             ranges: Vec::new(),
             offset,
+            information: 0,
             digest: None,
         }
     }
@@ -103,6 +114,11 @@ impl Report {
     /// Returns the SHA-384 digest of the report's bytes, once a whole report is in.
     pub const fn digest(&self) -> Option<&[u8; 48]> {
         self.digest.as_ref()
+    }
+
+    /// Returns whether the device says that its firmware stays as it is while the lock holds.
+    pub const fn keeps_firmware(&self) -> bool {
+        self.information & NO_UPDATE != 0
     }
 
     fn find(&self, physical: u64, bytes: u64) -> Option<usize> {
@@ -168,6 +184,13 @@ impl Report {
                 range.accepted_at = None;
             }
         }
+    }
+
+    /// Yields base and length of each range.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        let all = self.ranges.iter();
+        // An address was computed when the range was taken.
+        all.filter_map(|range| Some((range.base(self.offset)?, range.bytes())))
     }
 
     /// Yields base and length of each range that only the guest may reach.
@@ -255,7 +278,7 @@ impl Assembly {
         self.unit.push(byte).map_err(|_| BadReport)?;
         let Some(announced) = self.announced else {
             if self.unit.is_full() {
-                self.announced = Some(self.header()?);
+                self.announced = Some(self.header(report)?);
             }
             return Ok(());
         };
@@ -273,8 +296,14 @@ impl Assembly {
         Ok(())
     }
 
-    fn header(&mut self) -> Result<usize, BadReport> {
+    fn header(&mut self, report: &mut Report) -> Result<usize, BadReport> {
         let announced = word(&self.unit, 12)?;
+        let [a, b, ..] = word(&self.unit, 0)?.to_le_bytes();
+        let information = u16::from_le_bytes([a, b]);
+        if report.digest.is_some() && report.information != information {
+            return Err(BadReport);
+        }
+        report.information = information;
         self.unit.clear();
         // Known before a range is stored, so that a lie about the count costs nothing.
         let announced = usize::try_from(announced).map_err(|_| BadReport)?;
@@ -288,12 +317,13 @@ impl Assembly {
         let low = u64::from(word(&self.unit, 0)?);
         let page = low | u64::from(word(&self.unit, 4)?) << 32;
         let pages = word(&self.unit, 8)?;
-        let [a, b, ..] = word(&self.unit, 12)?.to_le_bytes();
+        let [a, b, c, d] = word(&self.unit, 12)?.to_le_bytes();
         self.unit.clear();
         let range = Range {
             page,
             pages,
             attributes: u16::from_le_bytes([a, b]),
+            id: u16::from_le_bytes([c, d]),
             accepted_at: None,
         };
         let index = self.seen;

@@ -14,6 +14,7 @@ use tsm_platform::{GRANULE_SIZE, Granule, Ipa};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::pdev;
+use super::tdisp::Grant;
 use super::vdev::{self, Nonces, Vdev};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
@@ -302,7 +303,7 @@ fn check_mapping<P: Machine>(
     vdev: &mut Vdev,
     mapping: &Mapping,
 ) -> Result<()> {
-    if !vdev.state.is_bound() {
+    if !vdev.state.allows(Grant::Memory) {
         return Err(Error::Input);
     }
     if !vdev.is_fresh(&mapping.nonces) {
@@ -328,7 +329,7 @@ fn enable_dma<P: Machine>(
 ) -> Result<()> {
     context.with_realm(realm.address(), |realm| {
         vdev::with(context, object, |vdev| {
-            let is_allowed = vdev.state.allows_dma() && vdev.is_fresh(nonces);
+            let is_allowed = vdev.state.allows(Grant::Dma) && vdev.is_fresh(nonces);
             if !is_allowed || !vdev.is_out_of_reach(context) {
                 return Err(Error::Device);
             }

@@ -41,7 +41,7 @@ type Memory = Vec<Granule, MEMORY_GRANULES>;
 /// State of a physical device, in the numbers of `RmiPdevState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum State {
+pub enum State {
     /// Created; the host has not pumped it yet.
     New = 0,
     /// Its certificates are known; the host must set the key to prove.
@@ -58,7 +58,7 @@ pub(crate) enum State {
 
 /// What moves a device from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// The exchange of a new root port is complete; there is none to speak of.
     Opened,
     /// The exchange up to the certificates is complete.
@@ -74,7 +74,7 @@ pub(crate) enum Event {
 }
 
 /// Every legal change of state: from, event, to. What is not here is refused.
-const TRANSITIONS: [(State, Event, State); 13] = {
+pub const TRANSITIONS: [(State, Event, State); 13] = {
     use State::{Error, HasKey, NeedsKey, New, Ready, Stopped};
     [
         (New, Event::Opened, Ready),
@@ -95,6 +95,7 @@ const TRANSITIONS: [(State, Event, State); 13] = {
 
 impl State {
     /// Returns the state after `event`, if the table has one.
+    #[must_use]
     pub fn after(self, event: Event) -> Option<Self> {
         let mut rows = TRANSITIONS.iter();
         rows.find(|row| row.0 == self && row.1 == event)

@@ -96,6 +96,10 @@ impl Exchange for Vdev {
     fn is_first(&mut self) -> bool {
         core::mem::take(&mut self.first)
     }
+
+    fn delay_us(&self) -> u32 {
+        Self::delay_us(self)
+    }
 }
 
 /// `RMI_VDEV_GET_STATE`.
@@ -153,9 +157,11 @@ fn finish<P: Machine>(
     object: u64,
     known: &mut KnownSizes,
 ) -> core::result::Result<(), Trouble> {
-    let is_sound = with(context, object, |vdev| {
+    let is_sound = with(context, object, |vdev| match vdev.request {
         // A configuration that moved while it was being locked is not the one that was checked.
-        vdev.request != Some(Request::Lock) || create::is_still_placed(context, vdev, known)
+        Some(Request::Lock) => create::is_still_placed(context, vdev, known),
+        Some(Request::Report) => create::holds_report(context, vdev),
+        _ => true,
     });
     if is_sound != Ok(true) {
         return Err(Trouble::Refused);
@@ -180,12 +186,14 @@ fn fail<P: Machine>(
     if unheard && with(context, names.object, Vdev::complete_unheard)? {
         return Ok(());
     }
-    with(context, names.object, |vdev| {
+    let declined = with(context, names.object, |vdev| {
         vdev.request = None;
         vdev.comm = Comm::Error;
+        vdev.take_declined()
     })?;
     match trouble {
         Trouble::Session => pdev::fail(context, registry, names.device),
+        Trouble::Refused if declined => {}
         // A cut that is not confirmed leaves the interface condemned.
         Trouble::Refused => _ = cut_off(context, names.object),
     }

@@ -6,16 +6,18 @@
 use heapless::Vec;
 use tsm_abi::rmi::VdevParams;
 use tsm_platform::{Granule, GranuleRange, Rid, StreamId};
+use tsm_spdm::wire::pci_sig::tdisp::LockFlags;
 use zeroize::Zeroizing;
 
 use super::super::comm::Comm;
 use super::super::pci::{self, Function, Placement};
+use super::super::policy::REPORTING_OFFSET;
 use super::super::registry::{Interface, Registry};
 use super::super::report::{Assembly, Report};
 use super::super::sizes::{BarSizes, KnownSizes};
-use super::super::tdisp::{LockFlags, Request, State};
+use super::super::tdisp::{Request, State};
 use super::super::{config, pdev, psmmu};
-use super::{MOST_RANGES, Measure, Nonces, REPORTING_OFFSET, Vdev, note_bound, with};
+use super::{MOST_RANGES, Measure, Nonces, Vdev, note_bound, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule::{self, Kind};
@@ -74,6 +76,19 @@ pub(super) fn is_still_placed<P: Machine>(
 ) -> bool {
     let own = Function::new(context.platform, vdev.rid);
     own.placement() == vdev.placement && is_apart(context, vdev.rid, &vdev.ranges, known)
+}
+
+/// Returns whether the report agrees with the lock, and each of its ranges lies in one BAR of the
+/// interface.
+pub(super) fn holds_report<P: Machine>(context: &Context<'_, P>, vdev: &Vdev) -> bool {
+    let own = Function::new(context.platform, vdev.rid);
+    let is_frozen = vdev.lock_flags.0 & LockFlags::NO_FIRMWARE_UPDATE.0 != 0;
+    let mut ranges = vdev.report.ranges();
+    let lies_in_bar = |(base, bytes): (u64, u64)| {
+        let top = base.checked_add(bytes);
+        top.is_some_and(|top| own.owns((base, top), &vdev.sizes))
+    };
+    (!is_frozen || vdev.report.keeps_firmware()) && ranges.all(lies_in_bar)
 }
 
 /// Returns whether the function sends no message interrupts, no other answers in `ranges`, none is
@@ -224,6 +239,9 @@ pub(crate) fn create<P: Machine>(
         condemned: false,
         stream_id,
         lock_flags: LockFlags::default(),
+        cache_line: context.platform.cache_line_bytes(),
+        retries: 0,
+        declined: false,
         start_nonce: Zeroizing::new([0; 32]),
         nonces: Nonces::default(),
         measurements: [0; 48],

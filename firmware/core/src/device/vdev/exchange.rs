@@ -7,9 +7,10 @@ use tsm_platform::{Entropy, Rid};
 use tsm_spdm::wire::pci_sig::tdisp::{Body, InterfaceId, LockRequest, Message, VERSION_1_0};
 use zeroize::Zeroizing;
 
+use super::super::policy::{self, REPORTING_OFFSET};
 use super::super::report::Assembly;
-use super::super::tdisp::{self, InterfaceState, LockFlags, Request, State, Step};
-use super::{LOCK_FLAGS, Vdev};
+use super::super::tdisp::{self, InterfaceState, Request, State, Step, Verdict};
+use super::Vdev;
 
 /// Bytes of the report that are asked for at a time: what fits beside the headers of a message.
 const PORTION: u16 = 2048;
@@ -18,6 +19,10 @@ const PORTION: u16 = 2048;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Misbehaved;
 
+/// First wait for a busy device, in microseconds; each further one is twice as long, so that all of
+/// [`tdisp::MOST_RETRIES`] take about a quarter of a second.
+const BUSY_DELAY_US: u32 = 1000;
+
 /// What the answer to a step means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judged {
@@ -25,6 +30,8 @@ enum Judged {
     Next,
     /// The same step again.
     Again,
+    /// The same step again, after a while.
+    Later,
     /// The exchange is over.
     Over,
 }
@@ -67,10 +74,10 @@ impl Vdev {
         let body = match self.present().ok_or(Misbehaved)? {
             Step::Version => Body::GetVersion,
             Step::Capabilities => Body::GetCapabilities(0),
-            Step::Expect(_) | Step::UnlessUnlocked => Body::GetState,
+            Step::Expect(_) | Step::ExpectUnlessFailed(_) | Step::UnlessUnlocked => Body::GetState,
             Step::Lock => {
-                let offset = super::REPORTING_OFFSET;
-                Body::Lock(LockRequest::new(self.lock_flags, self.stream_id, offset))
+                let (flags, stream) = (self.lock_flags, self.stream_id);
+                Body::Lock(LockRequest::new(flags, stream, REPORTING_OFFSET))
             }
             Step::Start => Body::Start(*self.start_nonce),
             Step::Stop => Body::Stop,
@@ -102,24 +109,61 @@ impl Vdev {
             _ => None,
         };
         let step = self.present().ok_or(Misbehaved)?;
-        match self.judge(step, &message.body)? {
+        let judged = self.judge(step, &message.body)?;
+        match judged {
             Judged::Next => self.step = self.step.saturating_add(1),
             Judged::Again => {}
+            Judged::Later => {
+                self.retries = self.retries.saturating_add(1);
+                return Ok(keep);
+            }
             Judged::Over => self.step = self.steps().len(),
         }
+        self.retries = 0;
         Ok(keep)
+    }
+
+    /// Returns how long the host has to wait before it sends the present step, in microseconds.
+    pub(super) fn delay_us(&self) -> u32 {
+        let doublings = u32::from(self.retries).checked_sub(1);
+        let factor = doublings.map_or(0, |times| 1_u32.checked_shl(times).unwrap_or(0));
+        BUSY_DELAY_US.saturating_mul(factor)
+    }
+
+    /// Ends the exchange for good without a charge against the device.
+    fn decline(&mut self) -> Misbehaved {
+        self.declined = true;
+        Misbehaved
     }
 
     fn judge(&mut self, step: Step, body: &Body<'_>) -> Result<Judged, Misbehaved> {
         match (step, body) {
-            (Step::Version, Body::Version(versions)) if versions.contains(&VERSION_1_0) => {
-                Ok(Judged::Next)
+            (_, Body::Error { code, .. }) => {
+                match tdisp::judge_refusal(step, *code, self.retries) {
+                    Verdict::Retry => Ok(Judged::Later),
+                    Verdict::GoOn => Ok(Judged::Next),
+                    Verdict::Decline => Err(self.decline()),
+                    Verdict::CutOff => Err(Misbehaved),
+                }
+            }
+            (Step::Version, Body::Version(versions)) => {
+                if versions.contains(&VERSION_1_0) {
+                    Ok(Judged::Next)
+                } else {
+                    Err(self.decline())
+                }
             }
             (Step::Capabilities, Body::Capabilities(capabilities)) => {
-                self.lock_flags = LockFlags(LOCK_FLAGS.0 & capabilities.lock_flags().0);
+                let flags = policy::lock_flags(capabilities, self.cache_line);
+                self.lock_flags = flags.ok_or_else(|| self.decline())?;
                 Ok(Judged::Next)
             }
-            (Step::Expect(expected), Body::State(state)) if state == &expected => Ok(Judged::Next),
+            (Step::Expect(expected) | Step::ExpectUnlessFailed(expected), Body::State(state))
+                if state == &expected =>
+            {
+                Ok(Judged::Next)
+            }
+            (Step::ExpectUnlessFailed(_), Body::State(InterfaceState::Error)) => Ok(Judged::Next),
             (Step::UnlessUnlocked, Body::State(InterfaceState::ConfigUnlocked)) => Ok(Judged::Over),
             (Step::UnlessUnlocked, Body::State(_)) => Ok(Judged::Next),
             (Step::Lock, Body::Locked(nonce)) => {
@@ -127,6 +171,9 @@ impl Vdev {
                 Ok(Judged::Next)
             }
             (Step::Start, Body::Started) | (Step::Stop, Body::Stopped) => Ok(Judged::Next),
+            (Step::Report, Body::Report { portion, .. }) if portion.len() > PORTION.into() => {
+                Err(Misbehaved)
+            }
             (Step::Report, Body::Report { portion, remainder }) => {
                 let taken = self.assembly.take(&mut self.report, portion, *remainder);
                 let last = taken.map_err(|_| Misbehaved)?;
@@ -142,9 +189,13 @@ impl Vdev {
         self.request = Some(request);
         self.step = 0;
         self.first = true;
+        self.retries = 0;
+        self.declined = false;
         self.comm = super::Comm::Pending;
         match request {
             Request::Lock => self.forget_lock(),
+            // It must not start any more, whatever becomes of this.
+            Request::Unlock => self.forget_start_nonce(),
             Request::Report => self.assembly = Assembly::new(),
             _ => {}
         }
@@ -172,12 +223,17 @@ impl Vdev {
             Request::Measure => self.nonces.measurements = nonce(entropy)?,
             Request::Report => self.nonces.report = nonce(entropy)?,
             // A nonce starts an interface once.
-            Request::Start => self.start_nonce = Zeroizing::new([0; 32]),
+            Request::Start => self.forget_start_nonce(),
             Request::Unlock => self.forget_lock(),
             Request::Open => {}
         }
         self.state = row.to;
         Ok(())
+    }
+
+    /// Ends an exchange that the device has declined. Returns whether it has.
+    pub(super) fn take_declined(&mut self) -> bool {
+        core::mem::take(&mut self.declined)
     }
 
     /// Ends the exchange without the device. Only unlocking can: access is gone already.

@@ -7,6 +7,7 @@ use tsm_platform::GranuleRange;
 
 use super::super::registry::Registry;
 use super::super::rsi::{Mapping, Request};
+use super::super::tdisp::Grant;
 use super::{Vdev, cut_off, settle, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
@@ -56,7 +57,7 @@ pub(crate) fn device_validate<P: Machine>(
     let next = with(context, mapping.object, |vdev| {
         let is_valid = vdev.realm == realm_guard.granule()
             && vdev.id == mapping.id
-            && vdev.state.is_bound()
+            && vdev.state.allows(Grant::Memory)
             && vdev.is_fresh(&mapping.nonces);
         let is_next = base == mapping.next && base < top && top <= mapping.top;
         if !is_valid || !is_next {

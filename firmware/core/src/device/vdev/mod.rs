@@ -6,6 +6,8 @@
 mod calls;
 mod create;
 mod exchange;
+#[cfg(test)]
+mod exchange_tests;
 mod memory;
 
 use core::hash::{Hash, Hasher};
@@ -13,13 +15,15 @@ use core::mem::discriminant;
 
 use heapless::Vec;
 use tsm_platform::{Granule, GranuleRange, Object, Rid, StreamId};
+use tsm_spdm::wire::pci_sig::tdisp::LockFlags;
 use zeroize::Zeroizing;
 
 use super::comm::Comm;
-use super::pci::Placement;
+use super::pci::{Function, Placement};
+use super::policy::REPORTING_OFFSET;
 use super::report::{Assembly, Report};
 use super::sizes::BarSizes;
-use super::tdisp::{self, Request, State};
+use super::tdisp::{Request, State};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
 use crate::granule;
@@ -35,15 +39,6 @@ pub(crate) use memory::{device_map, device_validate, may_accept, release_memory}
 
 /// Most address ranges of an interface (`RmiVdevParams`).
 const MOST_RANGES: usize = 8;
-
-/// What the TSM demands of every lock, if the device can: no firmware update, and the MSI-X table
-/// stays as it is.
-const LOCK_FLAGS: tdisp::LockFlags =
-    tdisp::LockFlags(tdisp::LockFlags::NO_FIRMWARE_UPDATE.0 | tdisp::LockFlags::LOCK_MSIX.0);
-
-/// Added by the device to the addresses in its report. Zero: a guest names physical addresses when
-/// it accepts memory, so it has to learn them.
-const REPORTING_OFFSET: u64 = 0;
 
 /// What a guest shows to prove that it judged the present lock, measurements and report. Zero is
 /// none: it never matches.
@@ -106,8 +101,15 @@ pub(crate) struct Vdev {
     condemned: bool,
     /// IDE stream that its packets take.
     pub stream_id: u8,
-    /// Demands of the lock that the device can meet.
-    lock_flags: tdisp::LockFlags,
+    /// Demands of the present lock.
+    lock_flags: LockFlags,
+    /// Bytes of a cache line of the machine.
+    cache_line: u32,
+    /// Times in a row that the device was too busy for the present step.
+    retries: u8,
+    /// Whether the exchange ended with the device declining, which leaves the interface as it is.
+    declined: bool,
+    /// Shown to the device to start the interface; zero but between lock and start.
     start_nonce: Zeroizing<[u8; 32]>,
     /// Proof of freshness.
     pub nonces: Nonces,
@@ -145,7 +147,7 @@ impl Vdev {
     }
 
     /// Returns whether its configuration must not change: it is bound, or becomes so.
-    pub const fn is_guarded(&self) -> bool {
+    pub fn is_guarded(&self) -> bool {
         self.state.is_bound() || matches!(self.request, Some(Request::Lock))
     }
 
@@ -164,9 +166,20 @@ impl Vdev {
         !self.condemned && self.request.is_none() && self.nonces.are_current(nonces)
     }
 
+    /// Erases what could start the interface.
+    fn forget_start_nonce(&mut self) {
+        self.start_nonce = Zeroizing::new([0; 32]);
+    }
+
+    /// Returns whether its registers are where they were when the lock began: a function that was
+    /// pulled, or reset by something that the TSM does not see, answers otherwise.
+    pub fn is_in_place<P: Machine>(&self, context: &Context<'_, P>) -> bool {
+        Function::new(context.platform, self.rid).placement() == self.placement
+    }
+
     /// Forgets everything that was proved under the lock that ends.
     fn forget_lock(&mut self) {
-        self.start_nonce = Zeroizing::new([0; 32]);
+        self.forget_start_nonce();
         self.nonces = Nonces::default();
         self.measurements = [0; 48];
         self.report = Report::new(REPORTING_OFFSET);
@@ -210,6 +223,7 @@ pub(crate) fn note_bound<P: Machine>(
 pub(crate) fn cut_off<P: Machine>(context: &Context<'_, P>, address: u64) -> bool {
     let taken = with(context, address, |vdev| {
         vdev.condemned = true;
+        vdev.forget_start_nonce();
         if context.platform.block(vdev.stream()).is_err() {
             return false;
         }
@@ -221,7 +235,7 @@ pub(crate) fn cut_off<P: Machine>(context: &Context<'_, P>, address: u64) -> boo
     }
     let said = with(context, address, |vdev| {
         vdev.condemned = false;
-        vdev.state = State::Error;
+        vdev.state = vdev.state.after_cut();
         vdev.forget_lock();
     });
     said.is_ok()
@@ -248,10 +262,12 @@ fn revoke<P: Machine>(context: &Context<'_, P>, vdev: &mut Vdev) -> Result<()> {
     })
 }
 
-/// Finishes a cut that the hardware has not confirmed yet. Every call that names an interface does
-/// this first.
+/// Finishes a cut that the hardware has not confirmed yet, and cuts off an interface whose function
+/// was pulled or reset unseen. Every call that names an interface does this first.
 pub(crate) fn settle<P: Machine>(context: &Context<'_, P>, address: u64) -> Result<()> {
-    let condemned = with(context, address, |vdev| vdev.condemned)?;
+    let condemned = with(context, address, |vdev| {
+        vdev.condemned || vdev.state.is_bound() && !vdev.is_in_place(context)
+    })?;
     if condemned && !cut_off(context, address) {
         return Err(Error::Device);
     }
