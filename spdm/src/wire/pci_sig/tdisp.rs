@@ -15,9 +15,8 @@ pub const VERSION_1_0: u8 = 0x10;
 pub const HEADER_LENGTH: usize = 1 + size_of::<FixedHeader>();
 /// Bytes of the longest message that a requester sends: START_INTERFACE.
 pub const MAX_REQUEST: usize = HEADER_LENGTH + NONCE_LENGTH;
-/// Most ranges that a report may hold. A function has six BARs; a report that needs more than a few
-/// ranges for each is not one to reason about.
-pub const MAX_RANGES: usize = 32;
+/// Most ranges that a report may hold: six BARs cut into ten pieces each.
+pub const MAX_RANGES: usize = 64;
 
 /// The interface a message is about: a function of the device.
 #[derive(
