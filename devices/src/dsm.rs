@@ -12,7 +12,7 @@ use crate::fault::{FaultCount, FaultPlan, Injector, Occasion, Physical, Received
 use crate::function::{FunctionSource, FunctionView, Layout};
 use crate::ide_km::{StreamView, Streams};
 use crate::link::{LinkKeys, NoRootPort};
-use crate::spdm::{Application, Refusal, Responder, Settings};
+use crate::spdm::{Application, Offer, Refusal, Responder, Settings};
 use crate::tdisp::{Interface, Surroundings, TdiState};
 use crate::{Identity, Measurements};
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub identity: Identity,
     /// Measurements to report.
     pub measurements: Measurements,
+    /// Versions, algorithms and sizes of SPDM.
+    pub offer: Offer,
     /// Seconds between heartbeats that a requester owes; 0 for none.
     pub heartbeat_period: u8,
     /// The fixed parts of the function.
@@ -55,6 +57,7 @@ impl Config {
         Ok(Self {
             identity: Identity::generate()?,
             measurements: Measurements::new(firmware, configuration.as_bytes()),
+            offer: Offer::default(),
             heartbeat_period: 0xf0,
             layout: Layout::QEMU_NVME,
             function: Box::new(function),
@@ -117,6 +120,7 @@ impl Dsm {
                 identity: config.identity,
                 measurements: config.measurements,
                 heartbeat_period: config.heartbeat_period,
+                offer: config.offer,
             }),
             device: Device {
                 streams: Streams::default(),

@@ -3,7 +3,7 @@
 
 //! Emulated device security manager behind a DOE socket.
 //!
-//! A second implementation of the device's half of SPDM 1.2, IDE_KM and TDISP 1.0, written from the
+//! A second implementation of the device's half of SPDM 1.2 to 1.4, IDE_KM and TDISP 1.0, written from the
 //! same facts as the firmware's half and sharing no code with it: a mistake of one is not agreed
 //! with by the other. [`Dsm`] takes and gives whole DOE data objects; [`serve`] puts it behind the
 //! socket that QEMU's NVMe controller connects to. The library prints nothing.
@@ -28,8 +28,8 @@ mod server;
 mod spdm;
 mod tdisp;
 
-pub use certificate::{FUNCTION_NAME, Identity};
-pub use crypto::NoEntropy;
+pub use certificate::{FUNCTION_NAME, Identity, IdentityPlan};
+pub use crypto::{Cipher, Exchange, Hash, NoEntropy, Signing};
 pub use dsm::{Config, Dsm, State};
 pub use event::{Event, Observer, SessionEnd, SessionId};
 pub use fault::{
@@ -42,4 +42,5 @@ pub use link::{EndKeys, KEYS_PER_STREAM, KeySlot, LinkKey, LinkKeys, LinkStatus,
 pub use measurement::Measurements;
 pub use qmp::MachineMonitor;
 pub use server::{SharedDsm, serve, start_clock};
+pub use spdm::{Offer, UnknownName, Version};
 pub use tdisp::TdiState;

@@ -9,7 +9,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::crypto;
+use crate::crypto::Cipher;
 
 /// Number of keys of a stream: two key sets, three sub-streams, two directions.
 pub const KEYS_PER_STREAM: usize = 12;
@@ -118,9 +118,14 @@ fn arrives(sender: &LinkKey, receiver: &LinkKey, packet: u64) -> bool {
     };
     let content = packet.to_le_bytes();
     let mut text = content;
-    let tag = crypto::seal(&sender.key, &nonce(sender), b"IDE test packet", &mut text);
-    crypto::open(
-        &receiver.key,
+    let tag = Cipher::Aes256Gcm.seal(
+        &sender.key[..],
+        &nonce(sender),
+        b"IDE test packet",
+        &mut text,
+    );
+    Cipher::Aes256Gcm.open(
+        &receiver.key[..],
         &nonce(receiver),
         b"IDE test packet",
         &mut text,

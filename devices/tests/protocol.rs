@@ -84,9 +84,10 @@ fn requests_out_of_order_are_unexpected() {
     for request in ["12e80000", "12e90100", "12ec0000", "12fe0000"] {
         assert_eq!(bench.refused(&hex(request)), SESSION_REQUIRED);
     }
-    for request in ["12860000", "12e60000", "12ff0000", "12010000"] {
+    for request in ["12860000", "12e60000", "12010000"] {
         assert_eq!(bench.refused(&hex(request)), UNSUPPORTED_REQUEST);
     }
+    assert_eq!(bench.refused(&hex("12ff8101")), UNEXPECTED_REQUEST);
 }
 
 #[test]

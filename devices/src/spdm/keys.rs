@@ -1,44 +1,56 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Key schedule and secured records (DSP0274 1.2, DSP0277 over PCI DOE).
+//! Key schedule and secured records (DSP0274, DSP0277 over PCI DOE).
 
 use zeroize::Zeroizing;
 
-use crate::crypto::{self, Digest, HASH_SIZE, Secret, TAG_SIZE, hkdf_expand, hmac384};
+use super::offer::Version;
+use crate::crypto::{Cipher, Hash, Secret, TAG_SIZE};
 use crate::event::SessionId;
 
-/// The salt of both extraction steps.
-const ZERO_SALT: [u8; HASH_SIZE] = [0; HASH_SIZE];
-
-/// Builds the info of an expansion: length, version label, label, context.
-fn info(length: u16, label: &str, context: &[u8]) -> Vec<u8> {
-    [
-        &length.to_le_bytes()[..],
-        b"spdm1.2 ",
-        label.as_bytes(),
-        context,
-    ]
-    .concat()
+/// What the key schedule of a session depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Schedule {
+    pub(super) version: Version,
+    pub(super) hash: Hash,
+    pub(super) cipher: Cipher,
 }
 
-fn derive(secret: &Secret, label: &str, context: &[u8]) -> Secret {
-    let mut out = Secret::new([0; HASH_SIZE]);
-    hkdf_expand(
-        secret,
-        &info(HASH_SIZE as u16, label, context),
-        &mut out[..],
-    );
-    out
-}
+impl Schedule {
+    /// Expands `secret` into `out`: the info is length, version label, label, context.
+    fn expand(self, secret: &Secret, label: &str, context: &[u8], out: &mut [u8]) {
+        let version = format!("spdm1.{} ", self.version.minor());
+        let info = [
+            &(out.len() as u16).to_le_bytes()[..],
+            version.as_bytes(),
+            label.as_bytes(),
+            context,
+        ]
+        .concat();
+        self.hash.expand(secret, &info, out);
+    }
 
-/// Returns the key of a finished-message HMAC for one direction's handshake secret.
-pub(super) fn finished_key(secret: &Secret) -> Secret {
-    derive(secret, "finished", &[])
+    fn derive(self, secret: &Secret, label: &str, context: &[u8]) -> Secret {
+        let mut out = Secret::new(vec![0; self.hash.size()]);
+        self.expand(secret, label, context, &mut out);
+        out
+    }
+
+    fn extract(self, salt: &[u8], secret: &[u8]) -> Secret {
+        Secret::new(self.hash.hmac(salt, secret))
+    }
+
+    /// Computes the HMAC of a finished message for one direction's handshake secret.
+    pub(super) fn finished(self, secret: &Secret, transcript: &[u8]) -> Vec<u8> {
+        let key = self.derive(secret, "finished", &[]);
+        self.hash.hmac(&key, transcript)
+    }
 }
 
 /// The secrets of one stage of a session.
 pub(super) struct Stage {
+    schedule: Schedule,
     /// The extracted secret that this stage and the next derive from.
     main: Secret,
     /// Secret of what the requester sends.
@@ -48,44 +60,62 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Derives the handshake stage from the shared X coordinate and TH1.
-    pub(super) fn handshake(shared: &Secret, th1: &Digest) -> Self {
-        let main = Secret::new(hmac384(&ZERO_SALT, &[&shared[..]]));
+    /// Derives the handshake stage from the shared secret and TH1.
+    pub(super) fn handshake(schedule: Schedule, shared: &Secret, th1: &[u8]) -> Self {
+        let main = schedule.extract(&vec![0; schedule.hash.size()], shared);
         Self {
-            request: derive(&main, "req hs data", th1),
-            response: derive(&main, "rsp hs data", th1),
+            request: schedule.derive(&main, "req hs data", th1),
+            response: schedule.derive(&main, "rsp hs data", th1),
+            schedule,
             main,
         }
     }
 
     /// Derives the application stage from this handshake stage and TH2.
-    pub(super) fn application(&self, th2: &Digest) -> Self {
-        let salt = derive(&self.main, "derived", &[]);
-        let main = Secret::new(hmac384(&salt[..], &[&ZERO_SALT]));
+    pub(super) fn application(&self, th2: &[u8]) -> Self {
+        let schedule = self.schedule;
+        let salt = schedule.derive(&self.main, "derived", &[]);
+        let main = schedule.extract(&salt, &vec![0; schedule.hash.size()]);
         Self {
-            request: derive(&main, "req app data", th2),
-            response: derive(&main, "rsp app data", th2),
+            request: schedule.derive(&main, "req app data", th2),
+            response: schedule.derive(&main, "rsp app data", th2),
+            schedule,
             main,
         }
+    }
+
+    /// Returns the MAC of the finished message of one direction.
+    pub(super) fn finished(&self, secret: &Secret, transcript: &[u8]) -> Vec<u8> {
+        self.schedule.finished(secret, transcript)
+    }
+
+    /// Returns the directions of requests and responses, both at their first record.
+    pub(super) fn directions(&self) -> (Direction, Direction) {
+        (
+            Direction::new(self.schedule, self.request.clone()),
+            Direction::new(self.schedule, self.response.clone()),
+        )
     }
 }
 
 /// Key, nonce base and record counter of one direction.
 pub(super) struct Direction {
+    schedule: Schedule,
     secret: Secret,
-    key: Zeroizing<[u8; 32]>,
+    key: Secret,
     iv: Zeroizing<[u8; 12]>,
     sequence: u64,
 }
 
 impl Direction {
     /// Derives key and nonce base; the first record has sequence number 0.
-    pub(super) fn new(secret: Secret) -> Self {
-        let mut key = Zeroizing::new([0; 32]);
+    pub(super) fn new(schedule: Schedule, secret: Secret) -> Self {
+        let mut key = Secret::new(vec![0; schedule.cipher.key_size()]);
         let mut iv = Zeroizing::new([0; 12]);
-        hkdf_expand(&secret, &info(32, "key", &[]), &mut key[..]);
-        hkdf_expand(&secret, &info(12, "iv", &[]), &mut iv[..]);
+        schedule.expand(&secret, "key", &[], &mut key);
+        schedule.expand(&secret, "iv", &[], &mut iv[..]);
         Self {
+            schedule,
             secret,
             key,
             iv,
@@ -95,7 +125,8 @@ impl Direction {
 
     /// Moves to the next key; the one before is erased.
     pub(super) fn update(&mut self) {
-        *self = Self::new(derive(&self.secret, "traffic upd", &[]));
+        let next = self.schedule.derive(&self.secret, "traffic upd", &[]);
+        *self = Self::new(self.schedule, next);
     }
 
     /// Returns the nonce of the next record, or `None` when the counter is used up.
@@ -115,7 +146,10 @@ impl Direction {
         let aad = [&session.0.to_le_bytes()[..], &length.to_le_bytes()].concat();
         let mut text = [&application.to_le_bytes()[..], message].concat();
         let nonce = self.next_nonce()?;
-        let tag = crypto::seal(&self.key, &nonce, &aad, &mut text);
+        let tag = self
+            .schedule
+            .cipher
+            .seal(&self.key, &nonce, &aad, &mut text);
         Some([&aad[..], &text, &tag].concat())
     }
 
@@ -130,7 +164,11 @@ impl Direction {
         let (text, tag) = sealed.split_last_chunk::<TAG_SIZE>()?;
         let mut text = text.to_vec();
         let nonce = self.next_nonce()?;
-        if !crypto::open(&self.key, &nonce, aad, &mut text, tag) {
+        if !self
+            .schedule
+            .cipher
+            .open(&self.key, &nonce, aad, &mut text, tag)
+        {
             return None;
         }
         let (application, message) = text.split_first_chunk()?;
@@ -146,9 +184,20 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{Direction, Secret, Stage, finished_key};
-    use crate::crypto::{hmac384, sha384};
+    use super::{Direction, Schedule, Secret, Stage};
+    use crate::crypto::{Cipher, Hash};
     use crate::event::SessionId;
+    use crate::spdm::Version;
+
+    const SCHEDULE: Schedule = Schedule {
+        version: Version::V1_2,
+        hash: Hash::Sha384,
+        cipher: Cipher::Aes256Gcm,
+    };
+
+    fn sha384(parts: &[&[u8]]) -> Vec<u8> {
+        Hash::Sha384.digest(parts)
+    }
 
     fn hex(text: &str) -> Vec<u8> {
         let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
@@ -177,10 +226,7 @@ mod tests {
     #[test]
     fn the_key_schedule_is_that_of_others() {
         let Some(session) = golden() else { return };
-        let secret = |name: &str| {
-            let bytes = hex(session["secrets"][name].as_str().unwrap());
-            <[u8; 48]>::try_from(bytes).unwrap()
-        };
+        let secret = |name: &str| hex(session["secrets"][name].as_str().unwrap());
         let mut covered: Vec<u8> = (7..13).flat_map(|n| record(&session, n, "spdm")).collect();
         covered.extend(sha384(&[&record(&session, 16, "spdm")[8..1599]]));
         // Plain messages are recorded with their padding.
@@ -189,21 +235,16 @@ mod tests {
         let (signed, verify) = response[..342].split_at(294);
         covered.extend(signed);
         let th1 = sha384(&[&covered]);
-        let handshake = Stage::handshake(&Secret::new(secret("dhe_secret")), &th1);
+        let handshake = Stage::handshake(SCHEDULE, &Secret::new(secret("dhe_secret")), &th1);
         assert_eq!(*handshake.main, secret("handshake_secret"));
         assert_eq!(*handshake.request, secret("request_handshake_secret"));
         assert_eq!(*handshake.response, secret("response_handshake_secret"));
-        assert_eq!(
-            verify,
-            hmac384(&finished_key(&handshake.response)[..], &[&th1])
-        );
+        assert_eq!(verify, handshake.finished(&handshake.response, &th1));
         covered.extend(verify);
 
         let finish = record(&session, 31, "spdm");
-        let expected = hmac384(
-            &finished_key(&handshake.request)[..],
-            &[&sha384(&[&covered, &finish[..4]])],
-        );
+        let th2 = sha384(&[&covered, &finish[..4]]);
+        let expected = handshake.finished(&handshake.request, &th2);
         assert_eq!(finish[4..], expected);
         covered.extend(finish);
         covered.extend(record(&session, 32, "spdm"));
@@ -218,7 +259,7 @@ mod tests {
         let Some(session) = golden() else { return };
         let direction = |name: &str| {
             let bytes = hex(session["secrets"][name].as_str().unwrap());
-            Direction::new(Secret::new(bytes.try_into().unwrap()))
+            Direction::new(SCHEDULE, Secret::new(bytes))
         };
         let mut request = direction("request_handshake_secret");
         let mut response = direction("response_handshake_secret");
@@ -241,10 +282,8 @@ mod tests {
     }
 
     fn pair() -> (Direction, Direction) {
-        (
-            Direction::new(Secret::new([3; 48])),
-            Direction::new(Secret::new([3; 48])),
-        )
+        let direction = || Direction::new(SCHEDULE, Secret::new(vec![3; 48]));
+        (direction(), direction())
     }
 
     #[test]

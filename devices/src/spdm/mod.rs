@@ -1,27 +1,27 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! SPDM 1.2 responder: ECDSA P-384, SHA-384, ECDHE secp384r1, AES-256-GCM, encrypted handshake.
+//! SPDM responder, versions 1.2 to 1.4, with encrypted handshake.
 
+mod chunk;
+mod conversation;
 mod identity;
 mod keys;
 mod negotiate;
+mod offer;
 mod responder;
 mod session;
+mod vendor;
 
+pub use offer::{Offer, UnknownName, Version};
 pub(crate) use responder::{Application, Responder, Settings};
 
-/// SPDM version of every message but GET_VERSION and VERSION.
-const VERSION_1_2: u8 = 0x12;
+use crate::crypto::{Hash, SigningKey};
+
 /// SPDM version of GET_VERSION and VERSION.
 const VERSION_1_0: u8 = 0x10;
-/// Largest message or record in either direction, in bytes. A data object adds its 8-byte header,
-/// which stays below the 0x1200 bytes that QEMU's mailbox takes.
-pub(crate) const MESSAGE_LIMIT: usize = 4096;
 /// Bytes that a secured record adds to a message: session id, length, application length, tag.
 pub(crate) const RECORD_OVERHEAD: usize = 4 + 2 + 2 + 16;
-/// The only certificate slot.
-const SLOT: u8 = 0;
 /// Bytes of a random value or nonce in a message.
 const NONCE_SIZE: usize = 32;
 
@@ -31,6 +31,8 @@ pub(crate) mod code {
     pub(crate) const GET_CERTIFICATE: u8 = 0x82;
     pub(crate) const CHALLENGE: u8 = 0x83;
     pub(crate) const GET_VERSION: u8 = 0x84;
+    pub(crate) const CHUNK_SEND: u8 = 0x85;
+    pub(crate) const CHUNK_GET: u8 = 0x86;
     pub(crate) const GET_MEASUREMENTS: u8 = 0xe0;
     pub(crate) const GET_CAPABILITIES: u8 = 0xe1;
     pub(crate) const NEGOTIATE_ALGORITHMS: u8 = 0xe3;
@@ -40,6 +42,8 @@ pub(crate) mod code {
     pub(crate) const KEY_UPDATE: u8 = 0xe9;
     pub(crate) const END_SESSION: u8 = 0xec;
     pub(crate) const VENDOR_DEFINED: u8 = 0xfe;
+    /// Asks for an answer that was not ready: ours always are.
+    pub(crate) const RESPOND_IF_READY: u8 = 0xff;
     /// Code of the ERROR response.
     pub(crate) const ERROR: u8 = 0x7f;
     /// Bit that tells a request from a response.
@@ -59,6 +63,8 @@ pub(crate) enum Refusal {
     SessionRequired,
     RequestTooLarge,
     ResponseTooLarge(u32),
+    /// The answer is too large for one piece; it is fetched with this handle.
+    LargeResponse(u8),
     VersionMismatch,
 }
 
@@ -76,6 +82,7 @@ impl Refusal {
             Self::SessionRequired => (0x0b, 0, vec![]),
             Self::ResponseTooLarge(size) => (0x0d, 0, size.to_le_bytes().to_vec()),
             Self::RequestTooLarge => (0x0e, 0, vec![]),
+            Self::LargeResponse(handle) => (0x0f, 0, vec![handle]),
             Self::VersionMismatch => (0x41, 0, vec![]),
         }
     }
@@ -153,15 +160,23 @@ impl Header {
 }
 
 /// Begins a response to request `code`.
-fn response(code: u8, param1: u8, param2: u8) -> Vec<u8> {
-    vec![VERSION_1_2, code & !code::REQUEST, param1, param2]
+fn response(version: Version, code: u8, param1: u8, param2: u8) -> Vec<u8> {
+    vec![version.byte(), code & !code::REQUEST, param1, param2]
 }
 
-/// Signs `transcript` for `context` (DSP0274 1.2: combined prefix, then the digest).
-fn sign(identity: &crate::Identity, context: &str, transcript: &crate::crypto::Digest) -> [u8; 96] {
-    let mut prefix = b"dmtf-spdm-v1.2.*".repeat(4);
-    prefix.resize(100 - context.len(), 0);
-    prefix.extend_from_slice(context.as_bytes());
-    prefix.extend_from_slice(transcript);
-    identity.key().sign(&prefix)
+/// Signs the digest of a transcript for `context` (DSP0274: combined prefix, then the digest).
+fn sign(
+    key: &SigningKey,
+    version: Version,
+    hash: Hash,
+    context: &str,
+    transcript: &[u8],
+) -> Vec<u8> {
+    let mut message = format!("dmtf-spdm-v1.{}.*", version.minor())
+        .repeat(4)
+        .into_bytes();
+    message.resize(100 - context.len(), 0);
+    message.extend_from_slice(context.as_bytes());
+    message.extend_from_slice(transcript);
+    key.sign(hash, context, &message)
 }

@@ -5,14 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::keys::Stage;
-use super::negotiate::{self, CAPABILITIES_SIZE, Peer};
+use super::chunk::Chunks;
+use super::identity::{Evidence, Slot};
+use super::negotiate::{self, CAPABILITIES_SIZE};
+use super::offer::{Agreed, Offer, Peer, Version};
 use super::session::{self, Parameters, Session};
-use super::{
-    Header, MESSAGE_LIMIT, RECORD_OVERHEAD, Reader, Refusal, VERSION_1_0, VERSION_1_2, code,
-    identity, response,
-};
-use crate::crypto::Transcript;
+use super::vendor::vendor_defined;
+use super::{Header, RECORD_OVERHEAD, Reader, Refusal, VERSION_1_0, code, response};
+use crate::crypto::{Hash, Transcript};
 use crate::event::{Event, SessionEnd, SessionId};
 use crate::{Identity, Measurements};
 
@@ -46,21 +46,34 @@ pub(crate) struct Settings {
     pub(crate) measurements: Measurements,
     /// Seconds; 0 means that sessions live without heartbeats.
     pub(crate) heartbeat_period: u8,
+    pub(crate) offer: Offer,
 }
 
 /// How far the connection has come.
 #[derive(Clone, Copy)]
-enum Phase {
+pub(super) enum Phase {
     Start,
     Version,
     Capabilities(Peer),
-    Negotiated(Peer),
+    Negotiated(Agreed),
+}
+
+impl Phase {
+    pub(super) fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Start | Self::Version => None,
+            Self::Capabilities(peer) => Some(*peer),
+            Self::Negotiated(agreed) => Some(agreed.peer),
+        }
+    }
 }
 
 /// An SPDM responder on one connection.
 pub(crate) struct Responder {
-    settings: Settings,
-    phase: Phase,
+    pub(super) settings: Settings,
+    pub(super) phase: Phase,
+    /// The slots that can be used with what was agreed on.
+    slots: Vec<Slot>,
     /// Version, capabilities and algorithms messages, which every transcript begins with.
     vca: Vec<u8>,
     /// M1/M2: the VCA and all digests and certificates since the last reset.
@@ -68,20 +81,50 @@ pub(crate) struct Responder {
     /// L1/L2 outside of sessions.
     measured: Transcript,
     sessions: Vec<Session>,
+    pub(super) chunks: Chunks,
 }
 
 /// Where a request came from.
-type Place<'a> = Option<&'a mut Session>;
+pub(super) type Place<'a> = Option<&'a mut Session>;
+
+/// An answer, and what follows from it once it is sealed.
+pub(super) struct Reply {
+    pub(super) answer: Vec<u8>,
+    pub(super) then: Then,
+}
+
+/// What follows from an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    /// The session changes to application keys.
+    Established,
+    /// The session is over.
+    Ended(SessionEnd),
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(answer: Vec<u8>) -> Self {
+        Self {
+            answer,
+            then: Then::Nothing,
+        }
+    }
+}
 
 impl Responder {
     pub(crate) fn new(settings: Settings) -> Self {
+        // Replaced as soon as a hash is agreed on.
+        let transcript = Transcript::new(Hash::Sha384);
         Self {
             settings,
             phase: Phase::Start,
+            slots: Vec::new(),
             vca: Vec::new(),
-            challenged: Transcript::new(),
-            measured: Transcript::new(),
+            challenged: transcript.clone(),
+            measured: transcript,
             sessions: Vec::new(),
+            chunks: Chunks::default(),
         }
     }
 
@@ -103,6 +146,8 @@ impl Responder {
         }
         self.phase = Phase::Start;
         self.vca.clear();
+        self.slots.clear();
+        self.chunks.forget();
     }
 
     /// Ends one session, or all of them for `None`. The connection stays.
@@ -134,17 +179,7 @@ impl Responder {
 
     /// Answers a message that came outside of any session.
     pub(crate) fn plain(&mut self, message: &[u8], application: &mut dyn Application) -> Vec<u8> {
-        let mut message = message.to_vec();
-        let mut answer = match application.receive(None, &mut message) {
-            Some(answer) => answer,
-            None => {
-                let result = self.plain_request(&message, application);
-                note(result.as_ref().err(), &message, None, application);
-                result.unwrap_or_else(|refusal| refusal.message(self.error_version(&message)))
-            }
-        };
-        application.send(None, &mut answer);
-        answer
+        self.converse(None, message, application).answer
     }
 
     /// Answers a secured record. The flag tells whether the answer is a record, too.
@@ -160,71 +195,146 @@ impl Responder {
             .sessions
             .iter()
             .position(|session| Some(session.id) == id);
+        let version = self.session_version();
         let Some(mut session) = place.map(|index| self.sessions.remove(index)) else {
             // There is no key to answer with.
             note(Some(&Refusal::InvalidSession), &[], id, application);
-            return (false, Refusal::InvalidSession.message(VERSION_1_2));
+            return (false, Refusal::InvalidSession.message(version));
         };
         // The session is out of the list while its request runs, and goes back unless it ended.
-        let (answer, ended) = self.session_request(&mut session, record, application);
-        match ended {
-            Some(why) => end(session, why, application),
-            None => self.sessions.push(session),
+        let reply = self.session_request(&mut session, record, application);
+        let answer = session.seal(&reply.answer);
+        match reply.then {
+            Then::Nothing => self.sessions.push(session),
+            Then::Established => {
+                session.establish();
+                application.note(Event::SessionStarted(session.id));
+                self.sessions.push(session);
+            }
+            Then::Ended(why) => end(session, why, application),
         }
         match answer {
             Some(answer) => (true, answer),
-            None => (false, Refusal::Unspecified.message(VERSION_1_2)),
+            None => (false, Refusal::Unspecified.message(version)),
         }
     }
 
-    /// Returns the version that an ERROR response to `message` carries.
+    /// Returns the version of an ERROR response to a record.
+    fn session_version(&self) -> u8 {
+        self.phase
+            .peer()
+            .map_or(Version::V1_2, |peer| peer.version)
+            .byte()
+    }
+
+    /// Returns the version that an ERROR response to a plain `message` carries.
     fn error_version(&self, message: &[u8]) -> u8 {
-        let negotiated = matches!(self.phase, Phase::Capabilities(_) | Phase::Negotiated(_));
-        let get_version = message.get(1) == Some(&code::GET_VERSION);
-        let asked = message.first() == Some(&VERSION_1_2);
-        if !get_version && (negotiated || asked) {
-            VERSION_1_2
-        } else {
-            VERSION_1_0
+        if message.get(1) == Some(&code::GET_VERSION) {
+            return VERSION_1_0;
+        }
+        if let Some(peer) = self.phase.peer() {
+            return peer.version.byte();
+        }
+        let known = self.version_of(message.first().copied().unwrap_or(0));
+        known.map_or(VERSION_1_0, Version::byte)
+    }
+
+    /// Returns the version that a message starts with, if it is one that we offer.
+    fn version_of(&self, byte: u8) -> Option<Version> {
+        let mut versions = self.settings.offer.versions.iter().copied();
+        versions.find(|version| version.byte() == byte)
+    }
+
+    /// Answers a whole request, be it with an ERROR.
+    pub(super) fn answer(
+        &mut self,
+        mut place: Place<'_>,
+        message: &[u8],
+        application: &mut dyn Application,
+    ) -> Reply {
+        let id = place.as_ref().map(|session| session.id);
+        let mut message = message.to_vec();
+        let mut reply = match application.receive(id, &mut message) {
+            Some(answer) => Reply::from(answer),
+            None => {
+                let result = match &mut place {
+                    Some(session) => self.in_session(session, &message, application),
+                    None => self.outside(&message, application).map(Reply::from),
+                };
+                note(result.as_ref().err(), &message, id, application);
+                result.unwrap_or_else(|refusal| self.refuse(refusal, id, &message))
+            }
+        };
+        application.send(id, &mut reply.answer);
+        reply
+    }
+
+    /// Makes the ERROR response to a request.
+    pub(super) fn refuse(
+        &self,
+        refusal: Refusal,
+        session: Option<SessionId>,
+        message: &[u8],
+    ) -> Reply {
+        let version = match session {
+            Some(_) => self.session_version(),
+            None => self.error_version(message),
+        };
+        Reply {
+            answer: refusal.message(version),
+            // What does not authenticate ends a session or its handshake.
+            then: match refusal {
+                Refusal::DecryptError => Then::Ended(SessionEnd::Forged),
+                _ => Then::Nothing,
+            },
         }
     }
 
-    fn plain_request(
+    /// Answers a whole request that came outside of any session.
+    fn outside(
         &mut self,
         message: &[u8],
         application: &mut dyn Application,
     ) -> Result<Vec<u8>, Refusal> {
         let (header, request) = Header::decode(message)?;
-        if message.len() > MESSAGE_LIMIT {
-            return Err(Refusal::RequestTooLarge);
-        }
         if header.code == code::GET_VERSION {
-            let answer = negotiate::version(header)?;
+            let answer = negotiate::version(header, &self.settings.offer)?;
             self.reset(application);
             self.phase = Phase::Version;
             self.remember(&message[..4], &answer);
             return Ok(answer);
         }
-        if header.version != VERSION_1_2 {
-            return Err(Refusal::VersionMismatch);
-        }
+        let version = self
+            .version_of(header.version)
+            .filter(|version| {
+                self.phase
+                    .peer()
+                    .is_none_or(|peer| peer.version == *version)
+            })
+            .ok_or(Refusal::VersionMismatch)?;
         match (self.phase, header.code) {
             (Phase::Version, code::GET_CAPABILITIES) => {
-                let (peer, answer) = negotiate::capabilities(request)?;
+                let offer = &self.settings.offer;
+                let (peer, answer) = negotiate::capabilities(version, request, offer)?;
                 self.phase = Phase::Capabilities(peer);
                 self.remember(&message[..CAPABILITIES_SIZE], &answer);
                 Ok(answer)
             }
-            (Phase::Capabilities(mut peer), code::NEGOTIATE_ALGORITHMS) => {
-                let (size, answer) = negotiate::algorithms(header, request, &mut peer)?;
-                self.phase = Phase::Negotiated(peer);
+            (Phase::Capabilities(peer), code::NEGOTIATE_ALGORITHMS) => {
+                let Settings {
+                    offer, identity, ..
+                } = &self.settings;
+                let (agreed, size, answer) =
+                    negotiate::algorithms(header, request, peer, offer, identity)?;
+                self.slots = Slot::list(identity, &agreed);
+                self.phase = Phase::Negotiated(agreed);
                 self.remember(&message[..size], &answer);
-                self.challenged = self.fresh_transcript();
-                self.measured = self.fresh_transcript();
+                self.challenged = self.fresh_transcript(&agreed);
+                self.measured = self.fresh_transcript(&agreed);
                 Ok(answer)
             }
-            (Phase::Negotiated(peer), _) => {
-                self.negotiated(header, request, message, peer, application)
+            (Phase::Negotiated(agreed), _) => {
+                self.negotiated(header, request, message, &agreed, application)
             }
             _ => Err(Refusal::UnexpectedRequest),
         }
@@ -236,26 +346,20 @@ impl Responder {
         header: Header,
         request: Reader<'_>,
         message: &[u8],
-        peer: Peer,
+        agreed: &Agreed,
         application: &mut dyn Application,
     ) -> Result<Vec<u8>, Refusal> {
-        let answer = match header.code {
-            code::GET_VERSION | code::GET_CAPABILITIES | code::NEGOTIATE_ALGORITHMS => {
-                return Err(Refusal::UnexpectedRequest);
-            }
-            code::KEY_EXCHANGE => {
-                self.key_exchange(header, request, message, &peer, application)?
-            }
-            code::FINISH => return Err(Refusal::UnexpectedRequest),
+        match header.code {
+            code::GET_CAPABILITIES
+            | code::NEGOTIATE_ALGORITHMS
+            | code::FINISH
+            | code::RESPOND_IF_READY => Err(Refusal::UnexpectedRequest),
+            code::KEY_EXCHANGE => self.key_exchange(header, request, message, agreed, application),
             code::HEARTBEAT | code::KEY_UPDATE | code::END_SESSION | code::VENDOR_DEFINED => {
-                return Err(Refusal::SessionRequired);
+                Err(Refusal::SessionRequired)
             }
-            _ => self.evidence(header, request, message, None, &peer)?,
-        };
-        if answer.len() > peer.transfer_size {
-            return Err(Refusal::ResponseTooLarge(answer.len() as u32));
+            _ => self.evidence(header, request, message, None, agreed),
         }
-        Ok(answer)
     }
 
     /// Answers a request for identity or measurements, in a session or outside.
@@ -265,53 +369,51 @@ impl Responder {
         request: Reader<'_>,
         message: &[u8],
         place: Place<'_>,
-        peer: &Peer,
+        agreed: &Agreed,
     ) -> Result<Vec<u8>, Refusal> {
         let in_session = place.is_some();
-        let fresh = self.fresh_transcript();
+        let fresh = self.fresh_transcript(agreed);
         let measured = match place {
             Some(session) => &mut session.measured,
             None => &mut self.measured,
         };
         // L1/L2 covers consecutive GET_MEASUREMENTS only, and starts again after an error.
         let mut covered = std::mem::replace(measured, fresh.clone());
-        let settings = &self.settings;
-        let limit = peer.transfer_size - if in_session { RECORD_OVERHEAD } else { 0 };
+        let evidence = Evidence {
+            agreed: *agreed,
+            slots: &self.slots,
+            identity: &self.settings.identity,
+            measurements: &self.settings.measurements,
+            opaque: &self.settings.offer.opaque,
+        };
         match header.code {
             code::GET_DIGESTS => {
-                let answer = identity::digests(&settings.identity);
+                let answer = evidence.digests();
                 self.cover(in_session, &message[..4], &answer);
                 Ok(answer)
             }
             code::GET_CERTIFICATE => {
-                let answer = identity::certificate(header, request, &settings.identity, limit)?;
-                self.cover(
-                    in_session,
-                    &message[..identity::GET_CERTIFICATE_SIZE],
-                    &answer,
-                );
+                let peer = agreed.peer;
+                let limit = match in_session {
+                    _ if peer.chunks => peer.message_size,
+                    true => peer.transfer_size.saturating_sub(RECORD_OVERHEAD),
+                    false => peer.transfer_size,
+                };
+                let size = evidence.certificate_size(header);
+                let answer = evidence.certificate(header, request, limit)?;
+                self.cover(in_session, &message[..size], &answer);
                 Ok(answer)
             }
             code::CHALLENGE if !in_session => {
                 let mut transcript = std::mem::replace(&mut self.challenged, fresh);
-                transcript.append(message.get(..identity::CHALLENGE_SIZE).unwrap_or_default());
-                let Settings {
-                    identity,
-                    measurements,
-                    ..
-                } = settings;
-                identity::challenge(header, request, identity, measurements, &mut transcript)
+                let size = evidence.challenge_size();
+                transcript.append(message.get(..size).unwrap_or_default());
+                evidence.challenge(header, request, &mut transcript)
             }
             code::GET_MEASUREMENTS => {
-                let (signed, size) = identity::measurements_form(header);
+                let (signed, size) = evidence.measurements_form(header);
                 covered.append(message.get(..size).ok_or(Refusal::InvalidRequest)?);
-                let Settings {
-                    identity,
-                    measurements,
-                    ..
-                } = settings;
-                let answer =
-                    identity::measurements(header, request, identity, measurements, &mut covered)?;
+                let answer = evidence.measurements(header, request, &mut covered)?;
                 if !signed {
                     *measured = covered;
                 }
@@ -328,14 +430,14 @@ impl Responder {
         header: Header,
         request: Reader<'_>,
         message: &[u8],
-        peer: &Peer,
+        agreed: &Agreed,
         application: &mut dyn Application,
     ) -> Result<Vec<u8>, Refusal> {
-        if !peer.sessions {
+        if agreed.session.is_none() {
             return Err(Refusal::UnexpectedRequest);
         }
-        self.challenged = self.fresh_transcript();
-        self.measured = self.fresh_transcript();
+        self.challenged = self.fresh_transcript(agreed);
+        self.measured = self.fresh_transcript(agreed);
         if self.sessions.len() >= SESSION_LIMIT {
             // Handshakes that nobody finished must not lock others out.
             let stale = self
@@ -350,79 +452,39 @@ impl Responder {
             .iter()
             .map(|session| (session.id.0 >> 16) as u16)
             .collect();
-        let (mut session, answer) = session::key_exchange(
-            header,
-            message,
-            request,
-            &Parameters {
+        let parameters = Parameters {
+            evidence: Evidence {
+                agreed: *agreed,
+                slots: &self.slots,
                 identity: &self.settings.identity,
                 measurements: &self.settings.measurements,
-                peer,
-                vca: &self.vca,
-                heartbeat_period: self.settings.heartbeat_period,
-                taken: &taken,
+                opaque: &self.settings.offer.opaque,
             },
-        )?;
-        session.measured = self.fresh_transcript();
+            vca: &self.vca,
+            heartbeat_period: self.settings.heartbeat_period,
+            taken: &taken,
+        };
+        let (mut session, answer) = session::key_exchange(header, message, request, &parameters)?;
+        session.measured = self.fresh_transcript(agreed);
         self.sessions.push(session);
         Ok(answer)
     }
 
-    /// Runs one secured request. Returns the sealed answer, and why the session ends, if it does.
+    /// Runs one secured request.
     fn session_request(
         &mut self,
         session: &mut Session,
         record: &[u8],
         application: &mut dyn Application,
-    ) -> (Option<Vec<u8>>, Option<SessionEnd>) {
-        let Some(mut message) = session.open(record) else {
-            note(
-                Some(&Refusal::DecryptError),
-                &[],
-                Some(session.id),
-                application,
-            );
-            let answer = session.seal(&Refusal::DecryptError.message(VERSION_1_2));
-            return (answer, Some(SessionEnd::Forged));
-        };
-        if let Some(mut answer) = application.receive(Some(session.id), &mut message) {
-            application.send(Some(session.id), &mut answer);
-            return (session.seal(&answer), None);
+    ) -> Reply {
+        let id = session.id;
+        match session.open(record) {
+            Some(message) => self.converse(Some(session), &message, application),
+            None => {
+                note(Some(&Refusal::DecryptError), &[], Some(id), application);
+                self.refuse(Refusal::DecryptError, Some(id), &[])
+            }
         }
-        let established = session.established();
-        let result = self.in_session(session, &message, application);
-        note(
-            result.as_ref().err(),
-            &message,
-            Some(session.id),
-            application,
-        );
-        let mut ended = None;
-        let mut finished = None;
-        let mut answer = match result {
-            Ok(Reply::Plain(answer)) => answer,
-            Ok(Reply::Finished(answer, stage)) => {
-                finished = Some(stage);
-                answer
-            }
-            Ok(Reply::Last(answer)) => {
-                ended = Some(SessionEnd::Requested);
-                answer
-            }
-            Err(refusal) => {
-                if refusal == Refusal::DecryptError && !established {
-                    ended = Some(SessionEnd::Forged);
-                }
-                refusal.message(VERSION_1_2)
-            }
-        };
-        application.send(Some(session.id), &mut answer);
-        let sealed = session.seal(&answer);
-        if let Some(stage) = finished {
-            session.establish(&stage);
-            application.note(Event::SessionStarted(session.id));
-        }
-        (sealed, ended)
     }
 
     fn in_session(
@@ -432,10 +494,11 @@ impl Responder {
         application: &mut dyn Application,
     ) -> Result<Reply, Refusal> {
         let (header, request) = Header::decode(message)?;
-        let Phase::Negotiated(peer) = self.phase else {
+        let Phase::Negotiated(agreed) = self.phase else {
             return Err(Refusal::UnexpectedRequest);
         };
-        if header.version != VERSION_1_2 {
+        let peer = agreed.peer;
+        if header.version != peer.version.byte() {
             return Err(Refusal::VersionMismatch);
         }
         let proving = header.code == code::KEY_UPDATE;
@@ -444,34 +507,42 @@ impl Responder {
         {
             return Err(Refusal::UnexpectedRequest);
         }
-        let room = peer.transfer_size.saturating_sub(RECORD_OVERHEAD);
         let is_evidence = matches!(
             header.code,
             code::GET_DIGESTS | code::GET_CERTIFICATE | code::GET_MEASUREMENTS
         );
         if !is_evidence {
-            session.measured = self.fresh_transcript();
+            session.measured = self.fresh_transcript(&agreed);
         }
+        let empty = |code| response(agreed.version, code, 0, 0);
         let answer = match header.code {
             code::FINISH => {
-                let (answer, stage) = session.finish(header, message)?;
-                return Ok(Reply::Finished(answer, stage));
+                return session.finish(header, message).map(|answer| Reply {
+                    answer,
+                    then: Then::Established,
+                });
             }
-            code::END_SESSION => return Ok(Reply::Last(response(code::END_SESSION, 0, 0))),
-            code::HEARTBEAT => response(code::HEARTBEAT, 0, 0),
+            code::END_SESSION => {
+                return Ok(Reply {
+                    answer: empty(code::END_SESSION),
+                    then: Then::Ended(SessionEnd::Requested),
+                });
+            }
+            code::HEARTBEAT => empty(code::HEARTBEAT),
             // The acknowledgment is sealed with the response key as the update leaves it.
             code::KEY_UPDATE => session.key_update(header)?,
-            code::VENDOR_DEFINED => vendor_defined(session.id, request, room, application)?,
+            code::VENDOR_DEFINED => {
+                let room = peer.transfer_size.saturating_sub(RECORD_OVERHEAD);
+                vendor_defined(session.id, header, request, &peer, room, application)?
+            }
             code::GET_VERSION
             | code::GET_CAPABILITIES
             | code::NEGOTIATE_ALGORITHMS
-            | code::KEY_EXCHANGE => return Err(Refusal::UnexpectedRequest),
-            _ => self.evidence(header, request, message, Some(session), &peer)?,
+            | code::KEY_EXCHANGE
+            | code::RESPOND_IF_READY => return Err(Refusal::UnexpectedRequest),
+            _ => self.evidence(header, request, message, Some(session), &agreed)?,
         };
-        if answer.len() > room {
-            return Err(Refusal::ResponseTooLarge(answer.len() as u32));
-        }
-        Ok(Reply::Plain(answer))
+        Ok(Reply::from(answer))
     }
 
     /// Adds an exchange to the messages that every transcript begins with.
@@ -488,21 +559,11 @@ impl Responder {
         }
     }
 
-    fn fresh_transcript(&self) -> Transcript {
-        let mut transcript = Transcript::new();
+    fn fresh_transcript(&self, agreed: &Agreed) -> Transcript {
+        let mut transcript = Transcript::new(agreed.hash);
         transcript.append(&self.vca);
         transcript
     }
-}
-
-/// An answer inside a session.
-enum Reply {
-    /// To be sealed with the keys as they are now.
-    Plain(Vec<u8>),
-    /// To be sealed with the keys of the handshake, and then the session has those of this stage.
-    Finished(Vec<u8>, Box<Stage>),
-    /// To be sealed, and then the session is over.
-    Last(Vec<u8>),
 }
 
 fn end(session: Session, why: SessionEnd, application: &mut dyn Application) {
@@ -510,7 +571,7 @@ fn end(session: Session, why: SessionEnd, application: &mut dyn Application) {
     application.note(Event::SessionEnded(session.id, why));
 }
 
-fn note(
+pub(super) fn note(
     refusal: Option<&Refusal>,
     message: &[u8],
     session: Option<SessionId>,
@@ -524,35 +585,4 @@ fn note(
         },
         None => Event::Answered { request, session },
     });
-}
-
-/// Standards body and vendor id of PCI-SIG.
-const STANDARD_PCI_SIG: u16 = 3;
-const VENDOR_PCI_SIG: [u8; 2] = [0x01, 0x00];
-/// Bytes of VENDOR_DEFINED before the payload.
-const VENDOR_HEADER: usize = 11;
-
-fn vendor_defined(
-    session: SessionId,
-    mut request: Reader<'_>,
-    room: usize,
-    application: &mut dyn Application,
-) -> Result<Vec<u8>, Refusal> {
-    let standard = request.u16()?;
-    let vendor_length = usize::from(request.u8()?);
-    let vendor = request.bytes(vendor_length)?;
-    let length = usize::from(request.u16()?);
-    let payload = request.bytes(length)?;
-    if standard != STANDARD_PCI_SIG || vendor != VENDOR_PCI_SIG {
-        return Err(Refusal::UnsupportedRequest(code::VENDOR_DEFINED));
-    }
-    let room = room.saturating_sub(VENDOR_HEADER);
-    let reply = application.vendor_request(session, payload, room)?;
-    let mut answer = response(code::VENDOR_DEFINED, 0, 0);
-    answer.extend(STANDARD_PCI_SIG.to_le_bytes());
-    answer.push(VENDOR_PCI_SIG.len() as u8);
-    answer.extend(VENDOR_PCI_SIG);
-    answer.extend((reply.len() as u16).to_le_bytes());
-    answer.extend(reply);
-    Ok(answer)
 }

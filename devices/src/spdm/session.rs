@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use subtle::ConstantTimeEq;
 
-use super::identity::summary;
-use super::keys::{Direction, Stage, finished_key};
-use super::negotiate::{Peer, flag};
-use super::{Header, NONCE_SIZE, Reader, Refusal, SLOT, code, response, sign};
-use crate::crypto::{HASH_SIZE, POINT_SIZE, Transcript, hmac384, key_agreement, random};
+use super::chunk::Chunks;
+use super::identity::Evidence;
+use super::keys::{Direction, Schedule, Stage};
+use super::negotiate::flag;
+use super::{Header, NONCE_SIZE, Reader, Refusal, Version, code, response};
+use crate::crypto::{Transcript, random};
 use crate::event::SessionId;
-use crate::{Identity, Measurements};
 
 /// Opaque data format 1 of one element, secured message version selection 1.2.
 const SELECTED_VERSION: [u8; 12] = [1, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0x00, 0x12];
@@ -24,12 +24,15 @@ const OPAQUE_LIMIT: usize = 1024;
 struct Handshake {
     stage: Stage,
     transcript: Transcript,
+    hash_size: usize,
 }
 
 /// How far a session has come.
 enum Progress {
     /// KEY_EXCHANGE_RSP is sent. Only FINISH is welcome.
     Handshake(Box<Handshake>),
+    /// FINISH_RSP is made, and will be the last record under handshake keys.
+    Finished(Box<Stage>),
     /// FINISH_RSP is sent.
     Established {
         /// The requester has new keys and must prove it before anything else.
@@ -40,19 +43,19 @@ enum Progress {
 /// One SPDM session.
 pub(super) struct Session {
     pub(super) id: SessionId,
+    version: Version,
     progress: Progress,
     request: Direction,
     response: Direction,
     /// L1/L2 inside this session.
     pub(super) measured: Transcript,
+    pub(super) chunks: Chunks,
     pub(super) last_heard: Instant,
 }
 
 /// What KEY_EXCHANGE needs from the connection.
 pub(super) struct Parameters<'a> {
-    pub(super) identity: &'a Identity,
-    pub(super) measurements: &'a Measurements,
-    pub(super) peer: &'a Peer,
+    pub(super) evidence: Evidence<'a>,
     pub(super) vca: &'a [u8],
     pub(super) heartbeat_period: u8,
     /// Responder halves of session ids that are taken.
@@ -93,23 +96,27 @@ pub(super) fn key_exchange(
     mut request: Reader<'_>,
     parameters: &Parameters<'_>,
 ) -> Result<(Session, Vec<u8>), Refusal> {
+    let evidence = &parameters.evidence;
+    let agreed = evidence.agreed;
+    let (exchange, cipher) = agreed.session.ok_or(Refusal::UnexpectedRequest)?;
     let requester_half = request.u16()?;
     let _policy_and_reserved = request.u16()?;
     request.bytes(NONCE_SIZE)?;
-    let share = request.array::<POINT_SIZE>()?;
+    let share = request.bytes(exchange.request_size())?;
     let opaque_length = usize::from(request.u16()?);
     let opaque = request.bytes(opaque_length)?;
     let size = message.len() - request.0.len();
-    let summary = summary(header.param1, parameters.measurements)?;
-    if header.param2 != SLOT || opaque_length > OPAQUE_LIMIT {
+    let summary = evidence.summary(header.param1)?;
+    let (key, chain_digest) = evidence.slot(header.param2)?;
+    if opaque_length > OPAQUE_LIMIT {
         return Err(Refusal::InvalidRequest);
     }
     let selection: &[u8] = match opaque {
         [] => &[],
-        _ if parameters.peer.opaque && offers_our_version(opaque)? => &SELECTED_VERSION,
+        _ if agreed.opaque && offers_our_version(opaque)? => &SELECTED_VERSION,
         _ => return Err(Refusal::InvalidRequest),
     };
-    let (our_share, shared) = key_agreement(&share)?.ok_or(Refusal::InvalidRequest)?;
+    let (our_share, shared) = exchange.answer(share)?.ok_or(Refusal::InvalidRequest)?;
 
     let responder_half = loop {
         let half = u16::from_le_bytes(random()?);
@@ -117,12 +124,12 @@ pub(super) fn key_exchange(
             break half;
         }
     };
-    let heartbeat = if parameters.peer.has(flag::HBEAT) {
+    let heartbeat = if agreed.peer.has(flag::HBEAT) {
         parameters.heartbeat_period
     } else {
         0
     };
-    let mut answer = response(code::KEY_EXCHANGE, heartbeat, 0);
+    let mut answer = response(agreed.version, code::KEY_EXCHANGE, heartbeat, 0);
     answer.extend(responder_half.to_le_bytes());
     // Neither mutual authentication nor a slot for it.
     answer.extend([0, 0]);
@@ -132,28 +139,41 @@ pub(super) fn key_exchange(
     answer.extend((selection.len() as u16).to_le_bytes());
     answer.extend(selection);
 
-    let mut transcript = Transcript::new();
+    let mut transcript = Transcript::new(agreed.hash);
     transcript.append(parameters.vca);
-    transcript.append(parameters.identity.chain_digest());
+    transcript.append(chain_digest);
     transcript.append(&message[..size]);
     transcript.append(&answer);
     let context = "responder-key_exchange_rsp signing";
-    let signature = sign(parameters.identity, context, &transcript.digest());
+    let signature = evidence.sign(key, context, &transcript);
     transcript.append(&signature);
     answer.extend(signature);
 
-    let stage = Stage::handshake(&shared, &transcript.digest());
-    let verify = hmac384(&finished_key(&stage.response)[..], &[&transcript.digest()]);
+    let schedule = Schedule {
+        version: agreed.version,
+        hash: agreed.hash,
+        cipher,
+    };
+    let stage = Stage::handshake(schedule, &shared, &transcript.digest());
+    let verify = stage.finished(&stage.response, &transcript.digest());
     transcript.append(&verify);
     answer.extend(verify);
 
     let id = u32::from(responder_half) << 16 | u32::from(requester_half);
+    let (request, response) = stage.directions();
+    let handshake = Handshake {
+        stage,
+        transcript,
+        hash_size: agreed.hash.size(),
+    };
     let session = Session {
         id: SessionId(id),
-        request: Direction::new(stage.request.clone()),
-        response: Direction::new(stage.response.clone()),
-        progress: Progress::Handshake(Box::new(Handshake { stage, transcript })),
-        measured: Transcript::new(),
+        version: agreed.version,
+        request,
+        response,
+        progress: Progress::Handshake(Box::new(handshake)),
+        measured: Transcript::new(agreed.hash),
+        chunks: Chunks::default(),
         last_heard: Instant::now(),
     };
     Ok((session, answer))
@@ -182,23 +202,29 @@ impl Session {
         self.response.seal(self.id, message)
     }
 
-    /// Answers FINISH. The answer is the last one under handshake keys: once it is sealed, the stage
-    /// is for [`Session::establish`].
+    /// Answers FINISH. The answer is to be sealed before [`Self::establish`].
     ///
     /// A verification value that does not match is [`Refusal::DecryptError`]; the session is then
     /// to be dropped.
-    pub(super) fn finish(
-        &mut self,
-        header: Header,
-        message: &[u8],
-    ) -> Result<(Vec<u8>, Box<Stage>), Refusal> {
+    pub(super) fn finish(&mut self, header: Header, message: &[u8]) -> Result<Vec<u8>, Refusal> {
         let Progress::Handshake(handshake) = &self.progress else {
             return Err(Refusal::UnexpectedRequest);
         };
-        let Handshake { stage, transcript } = handshake.as_ref();
+        let Handshake {
+            stage,
+            transcript,
+            hash_size,
+        } = handshake.as_ref();
+        let mut head_size = 4;
+        // 1.4 puts opaque data before the verification value.
+        if self.version >= Version::V1_4 {
+            let (_, mut request) = Header::decode(message)?;
+            head_size += 2 + usize::from(request.u16()?);
+        }
         let (head, verify) = message
-            .split_at_checked(4)
-            .filter(|(_, verify)| verify.len() == HASH_SIZE)
+            .split_at_checked(head_size)
+            .and_then(|(head, rest)| Some((head, rest.get(..*hash_size)?)))
+            .filter(|_| message.len() <= head_size + hash_size)
             .ok_or(Refusal::InvalidRequest)?;
         // A signature belongs to mutual authentication, which we did not ask for.
         if header.param1 != 0 || header.param2 != 0 {
@@ -206,22 +232,27 @@ impl Session {
         }
         let mut covered = transcript.clone();
         covered.append(head);
-        let expected = hmac384(&finished_key(&stage.request)[..], &[&covered.digest()]);
+        let expected = stage.finished(&stage.request, &covered.digest());
         if !bool::from(expected.ct_eq(verify)) {
             return Err(Refusal::DecryptError);
         }
-        let answer = response(code::FINISH, 0, 0);
+        let mut answer = response(self.version, code::FINISH, 0, 0);
+        if self.version >= Version::V1_4 {
+            answer.extend([0, 0]);
+        }
         covered.append(verify);
         covered.append(&answer);
         let application = stage.application(&covered.digest());
-        Ok((answer, Box::new(application)))
+        self.progress = Progress::Finished(Box::new(application));
+        Ok(answer)
     }
 
-    /// Goes on with the keys of `stage`.
-    pub(super) fn establish(&mut self, stage: &Stage) {
-        self.request = Direction::new(stage.request.clone());
-        self.response = Direction::new(stage.response.clone());
-        self.progress = Progress::Established { unverified: false };
+    /// Begins to use application keys: FINISH_RSP is sealed.
+    pub(super) fn establish(&mut self) {
+        if let Progress::Finished(stage) = &self.progress {
+            (self.request, self.response) = stage.directions();
+            self.progress = Progress::Established { unverified: false };
+        }
     }
 
     /// Answers KEY_UPDATE.
@@ -243,7 +274,8 @@ impl Session {
             self.response.update();
         }
         self.progress = Progress::Established { unverified };
-        Ok(response(code::KEY_UPDATE, header.param1, header.param2))
+        let Header { param1, param2, .. } = header;
+        Ok(response(self.version, code::KEY_UPDATE, param1, param2))
     }
 }
 
