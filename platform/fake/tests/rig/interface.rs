@@ -75,7 +75,9 @@ impl Rig {
 
     pub fn ask_measurements(&self) -> RmiStatus {
         let mut params = VdevMeasureParams::new_zeroed();
-        params.nonce = [0x42; 32];
+        // A guest's nonce is fresh.
+        let number = u64::try_from(self.carried).unwrap().to_le_bytes();
+        params.nonce[..8].copy_from_slice(&number);
         let params = self.host.page_with(params.as_bytes());
         let (rd, pdev, vdev) = self.names();
         self.host.status(Call::VdevGetMeasurements {

@@ -11,12 +11,13 @@ mod interface;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags};
 use tsm_devices::{
-    Bar, Config, Dsm, EndKeys, FunctionSource, FunctionView, KEYS_PER_STREAM, LinkKey, LinkKeys,
-    LinkStatus, TdiState,
+    Bar, Config, Dsm, EndKeys, FaultPlan, FunctionSource, FunctionView, KEYS_PER_STREAM, LinkKey,
+    LinkKeys, LinkStatus, TdiState,
 };
 use tsm_platform::{ConfigSpace, KeySlot, StreamId};
 use tsm_platform_fake::{
@@ -115,22 +116,12 @@ impl Rig {
     /// Boots a machine with a realm; nothing is connected.
     pub fn new() -> Self {
         let host = Host::activated();
-        let realm = host.new_realm();
-        host.init_ripas(&realm, 0, 4 * PAGE);
-        success(host.call(Call::RealmActivate { rd: realm.rd }));
-        host.map_private(&realm, DATA_IPA);
+        let (realm, vcpu) = guest(&host);
         let shared = Shared::default();
         let mut config = Config::new(b"firmware", FunctionView::default()).unwrap();
         config.function = Box::new(shared.clone());
         config.link = Box::new(shared.clone());
         let pages = [(); 3].map(|()| host.pages(1));
-        let seen = Arc::new(Mutex::new(None));
-        let into = seen.clone();
-        host.fake
-            .script()
-            .look(move |_, vcpu| *into.lock().unwrap() = Some(vcpu.clone()));
-        host.enter(&realm);
-        let vcpu = seen.lock().unwrap().take().unwrap();
         Self {
             dsm: Dsm::new(config),
             shared,
@@ -150,6 +141,16 @@ impl Rig {
             response: pages[2],
             host,
         }
+    }
+
+    /// Begins anew with another guest and a device that behaves, once everything was taken back.
+    pub fn start_over(&mut self) {
+        (self.realm, self.vcpu) = guest(&self.host);
+        (self.port, self.device, self.vdev, self.handle) = (0, 0, 0, 0);
+        self.objects.clear();
+        self.tamper = None;
+        self.dsm.load_faults(FaultPlan::default());
+        self.dsm.reset();
     }
 
     /// Boots and goes on to a connected device.
@@ -228,7 +229,7 @@ impl Rig {
         object.extend(u32::try_from(words).unwrap().to_le_bytes());
         object.extend(request);
         object.resize(words * 4, 0);
-        let mut answer = self.dsm.handle_doe(&object)?.split_off(8);
+        let mut answer = mailbox(self.dsm.handle_doe(&object)?, self.dsm.take_delay())?;
         self.traffic.extend([request.to_vec(), answer.clone()]);
         let number = self.carried;
         self.carried += 1;
@@ -429,10 +430,14 @@ impl Rig {
     }
 
     fn take_interface_back(&mut self) {
-        for _ in 0..4 {
+        for round in 0..4 {
             if self.destroy_interface() == RmiStatus::SUCCESS {
                 self.host.undelegate(self.vdev, 1);
                 return;
+            }
+            if round == 2 && self.ask_unlock() == RmiStatus::SUCCESS {
+                // The device does not let go. Without a session nobody asks it.
+                self.begin(self.interface_pump());
             }
             let _ = self.abort();
             let _ = self.ask_unlock();
@@ -466,6 +471,36 @@ impl Rig {
             self.device_state(pdev)
         );
     }
+}
+
+/// Makes a realm that is ready to run, and shows how its guest translates.
+fn guest(host: &Host) -> (Realm, Vcpu) {
+    let realm = host.new_realm();
+    host.init_ripas(&realm, 0, 4 * PAGE);
+    success(host.call(Call::RealmActivate { rd: realm.rd }));
+    host.map_private(&realm, DATA_IPA);
+    let seen = Arc::new(Mutex::new(None));
+    let into = seen.clone();
+    host.fake
+        .script()
+        .look(move |_, vcpu| *into.lock().unwrap() = Some(vcpu.clone()));
+    host.enter(&realm);
+    let vcpu = seen.lock().unwrap().take().unwrap();
+    (realm, vcpu)
+}
+
+/// How long a host waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Reads an object as a mailbox and its driver do: one that is late, that lies about its length or
+/// that no call takes is none.
+fn mailbox(mut object: Vec<u8>, delay: Duration) -> Option<Vec<u8>> {
+    let words = u32::from_le_bytes(*object.get(4..)?.first_chunk()?);
+    let whole = usize::try_from(words).unwrap() * 4 == object.len();
+    let known = object.starts_with(&[1, 0, 1, 0]) || object.starts_with(&[1, 0, 2, 0]);
+    let payload = object.split_off(8);
+    let taken = (1..=PAGE as usize).contains(&payload.len());
+    (whole && known && taken && delay <= PATIENCE).then_some(payload)
 }
 
 enum Step {
