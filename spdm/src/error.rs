@@ -52,7 +52,7 @@ pub enum PeerMisbehaved {
     Refused(ErrorCode),
     /// The device stayed busy through every retry.
     BusyForever,
-    /// Version 1.2 is not offered.
+    /// No version is offered that the requester may speak.
     NoCommonVersion,
     /// A capability that a session needs is missing.
     MissingCapability,
@@ -62,7 +62,7 @@ pub enum PeerMisbehaved {
     TransferSize,
     /// An algorithm was selected that was not offered, or more than one, or none.
     WrongAlgorithm,
-    /// Slot 0 has no certificate chain.
+    /// The slot has no certificate chain.
     NoChain,
     /// A portion of the chain is for another slot, empty, or longer than asked for.
     WrongPortion,
@@ -72,6 +72,8 @@ pub enum PeerMisbehaved {
     TooManyPortions,
     /// The chain is not a list of certificates whose last holds a key.
     ChainFormat,
+    /// The key in the leaf certificate is not one for the signatures that were selected.
+    WrongKey,
     /// The chain is not the one its digest promised.
     ChainDigest,
     /// Mutual authentication is demanded.

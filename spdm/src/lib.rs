@@ -3,7 +3,7 @@
 
 //! Sans-IO SPDM requester and wire formats, with IDE_KM and TDISP.
 //!
-//! [`wire`] knows layouts, [`crypto`] the suite, and neither keeps state: a responder can be built
+//! [`wire`] knows layouts, [`crypto`] the suites, and neither keeps state: a responder can be built
 //! on them as well. [`Requester`] is the state machine of the other side.
 
 #![cfg_attr(not(test), no_std)]
@@ -29,6 +29,6 @@ pub use crypto::{NoEntropy, PublicKey, Random};
 pub use error::{Error, PeerMisbehaved};
 pub use requester::{
     Config, Digests, Event, Input, MAX_LARGE_MESSAGE, MAX_MESSAGE, MAX_PAYLOAD, MAX_RAW_KEY,
-    MIN_BUFFER, Object, Operation, Outcome, Output, Phase, Protocol, Requester, Slice,
+    MIN_BUFFER, Object, Offer, Operation, Outcome, Output, Phase, Protocol, Requester, Slice,
     SpdmRequester, TRANSITIONS, Workspace,
 };

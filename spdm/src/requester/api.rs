@@ -3,13 +3,14 @@
 
 //! What a caller sees of the requester.
 
+use super::offer::Offer;
 use super::phase::Phase;
 use super::workspace::Workspace;
-use crate::crypto::{PublicKey, Random};
+use crate::crypto::{Fingerprint, PublicKey, Random};
 use crate::error::Error;
+use crate::wire::Nonce;
 use crate::wire::negotiation::Capabilities;
 use crate::wire::session::SessionId;
-use crate::wire::{Digest, Nonce};
 
 /// Bytes of the largest message, secured or not, that either side sends by default.
 pub const MAX_MESSAGE: u32 = 4096;
@@ -30,6 +31,10 @@ pub struct Config {
     pub session_policy: u8,
     /// Whether a session begins with CHALLENGE. KEY_EXCHANGE authenticates the device as well.
     pub challenge: bool,
+    /// Slot of the certificate chain that answers for the device, 0 to 7.
+    pub slot: u8,
+    /// What the device may choose from.
+    pub offer: Offer,
 }
 
 impl Config {
@@ -55,6 +60,8 @@ impl Config {
             session_id,
             session_policy: 0,
             challenge: true,
+            slot: 0,
+            offer: Offer::ALL,
         }
     }
 }
@@ -184,37 +191,37 @@ pub enum Outcome {
     Ended,
 }
 
-/// SHA-384 digests of what was agreed and read.
+/// SHA-384 digests of what was agreed and read, whichever hash was agreed on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Digests {
-    pub(super) vca: Option<Digest>,
-    pub(super) certificate: Option<Digest>,
-    pub(super) public_key: Option<Digest>,
-    pub(super) measurements: Option<Digest>,
+    pub(super) vca: Option<Fingerprint>,
+    pub(super) certificate: Option<Fingerprint>,
+    pub(super) public_key: Option<Fingerprint>,
+    pub(super) measurements: Option<Fingerprint>,
 }
 
 impl Digests {
     /// Returns the digest of GET_VERSION to ALGORITHMS.
     #[must_use]
-    pub const fn vca(&self) -> Option<&Digest> {
+    pub const fn vca(&self) -> Option<&Fingerprint> {
         self.vca.as_ref()
     }
 
     /// Returns the digest of the certificate chain, its header included.
     #[must_use]
-    pub const fn certificate(&self) -> Option<&Digest> {
+    pub const fn certificate(&self) -> Option<&Fingerprint> {
         self.certificate.as_ref()
     }
 
-    /// Returns the digest of the uncompressed point (97 bytes) that is the device's key.
+    /// Returns the digest of the uncompressed point that is the device's key.
     #[must_use]
-    pub const fn public_key(&self) -> Option<&Digest> {
+    pub const fn public_key(&self) -> Option<&Fingerprint> {
         self.public_key.as_ref()
     }
 
     /// Returns the digest of the last MEASUREMENTS message.
     #[must_use]
-    pub const fn measurements(&self) -> Option<&Digest> {
+    pub const fn measurements(&self) -> Option<&Fingerprint> {
         self.measurements.as_ref()
     }
 }

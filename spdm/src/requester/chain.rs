@@ -7,21 +7,30 @@
 //! to find the public key of the last certificate. Nothing else in it is judged here; the guest's
 //! verifier does that, with the whole chain, whose digest it gets.
 
-use crate::crypto::{PUBLIC_KEY_LENGTH, Transcript};
+use sha2::{Digest as _, Sha384};
+use zerocopy::FromBytes;
+
+use crate::crypto::{Digest, Fingerprint, MAX_POINT_LENGTH, PublicKey, Suite, Transcript};
 use crate::error::{Error, PeerMisbehaved};
-use crate::wire::Digest;
+use crate::wire::Version;
 use crate::wire::certificate::{Certificate, ChainHeader};
 
 /// Portions after which a device is not taken to be serious about sending a chain.
 const MAX_PORTIONS: u16 = 256;
 
-/// DER of a `SubjectPublicKeyInfo` for an uncompressed point of P-384, up to the point: SEQUENCE,
-/// AlgorithmIdentifier { id-ecPublicKey, secp384r1 }, BIT STRING with no unused bits.
+/// DER of a `SubjectPublicKeyInfo` for an uncompressed point of P-256, up to the point: SEQUENCE,
+/// AlgorithmIdentifier { id-ecPublicKey, secp256r1 }, BIT STRING with no unused bits.
+const P256_KEY_INFO: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// The same for a point of P-384.
 const P384_KEY_INFO: [u8; 23] = [
     0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
     0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
 ];
-const KEY_INFO_LENGTH: usize = P384_KEY_INFO.len() + PUBLIC_KEY_LENGTH;
+/// Bytes of the longest key info that is held.
+const KEY_INFO_LENGTH: usize = P384_KEY_INFO.len() + MAX_POINT_LENGTH;
 
 const TAG_INTEGER: u8 = 0x02;
 const TAG_SEQUENCE: u8 = 0x30;
@@ -30,6 +39,7 @@ const TAG_EXPLICIT_VERSION: u8 = 0xa0;
 /// Takes the portions of a chain in order.
 pub(super) struct ChainReader {
     hash: Transcript,
+    evidence: Sha384,
     walker: Walker,
     /// Bytes of the chain, once the first portion told.
     total: Option<u16>,
@@ -37,14 +47,22 @@ pub(super) struct ChainReader {
     portions: u16,
 }
 
-/// Digest of a whole chain, and the point in its leaf certificate.
-pub(super) type Whole = (Digest, [u8; PUBLIC_KEY_LENGTH]);
+/// What is known of a chain that was read to its end.
+pub(super) struct Whole {
+    /// Digest of the chain, of the hash that was agreed on.
+    pub(super) digest: Digest,
+    /// SHA-384 digest of the chain.
+    pub(super) fingerprint: Fingerprint,
+    /// The key in its last certificate.
+    pub(super) leaf: PublicKey,
+}
 
 impl ChainReader {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(suite: &Suite) -> Self {
         Self {
-            hash: Transcript::new(),
-            walker: Walker::new(),
+            hash: Transcript::new(suite.hash),
+            evidence: Sha384::new(),
+            walker: Walker::new(suite),
             total: None,
             received: 0,
             portions: 0,
@@ -68,7 +86,7 @@ impl ChainReader {
     ) -> Result<Option<Whole>, Error> {
         let length =
             u16::try_from(answer.portion.len()).map_err(|_| PeerMisbehaved::WrongPortion)?;
-        if answer.slot != 0 || length == 0 || length > asked {
+        if length == 0 || length > asked {
             return Err(PeerMisbehaved::WrongPortion.into());
         }
         self.portions = self.portions.saturating_add(1);
@@ -89,11 +107,16 @@ impl ChainReader {
         self.total = Some(total);
         self.received = received;
         self.hash.update(answer.portion);
+        self.evidence.update(answer.portion);
         self.walker.take(answer.portion, total)?;
         if answer.remainder != 0 {
             return Ok(None);
         }
-        Ok(Some((self.hash.digest(), self.walker.finish()?)))
+        Ok(Some(Whole {
+            digest: self.hash.digest(),
+            fingerprint: self.evidence.clone().finalize().into(),
+            leaf: self.walker.finish()?,
+        }))
     }
 }
 
@@ -123,6 +146,9 @@ enum Place {
 
 /// Walks a chain byte by byte.
 struct Walker {
+    version: Version,
+    /// Bytes of the digest behind the header of the chain.
+    root_digest: usize,
     place: Place,
     /// Bytes to pass over before looking again.
     skip: usize,
@@ -131,21 +157,23 @@ struct Walker {
     /// The element header or key that is being gathered.
     held: [u8; KEY_INFO_LENGTH],
     held_length: usize,
-    /// The point in the certificate that was walked last.
-    point: Option<[u8; PUBLIC_KEY_LENGTH]>,
+    /// The key in the certificate that was walked last.
+    key: Option<PublicKey>,
 }
 
 const FORMAT: Error = Error::Peer(PeerMisbehaved::ChainFormat);
 
 impl Walker {
-    const fn new() -> Self {
+    const fn new(suite: &Suite) -> Self {
         Self {
+            version: suite.version,
+            root_digest: suite.hash.length(),
             place: Place::ChainHeader,
             skip: 0,
             left: 0,
             held: [0; KEY_INFO_LENGTH],
             held_length: 0,
-            point: None,
+            key: None,
         }
     }
 
@@ -178,16 +206,20 @@ impl Walker {
     fn look(&mut self, total: u16) -> Result<(), Error> {
         match self.place {
             Place::ChainHeader => {
-                if let [low, high] = *self.held() {
-                    if u16::from_le_bytes([low, high]) != total {
+                if let Ok(header) = ChainHeader::read_from_bytes(self.held()) {
+                    // Nothing that portions can carry has an upper half.
+                    let upper = self.version.is_at_least(Version::V1_4) && header.upper != 0;
+                    if header.length != total || upper {
                         return Err(PeerMisbehaved::ChainLength.into());
                     }
-                    self.go(Place::Certificate, ChainHeader::LENGTH - 2);
+                    self.go(Place::Certificate, self.root_digest);
                 }
             }
             Place::Point => {
-                if self.held_length == KEY_INFO_LENGTH {
-                    self.point = self.p384_point();
+                if self.held().get(1).map(|length| usize::from(*length))
+                    == self.held_length.checked_sub(2)
+                {
+                    self.key = self.held_key();
                     self.go(Place::Rest, self.left);
                 }
             }
@@ -208,7 +240,7 @@ impl Walker {
         match (place, tag) {
             (Place::Certificate, TAG_SEQUENCE) => {
                 self.left = length;
-                self.point = None;
+                self.key = None;
                 self.go(Place::TbsCertificate, 0);
             }
             (Place::TbsCertificate, TAG_SEQUENCE) => self.go(Place::Version, 0),
@@ -221,9 +253,7 @@ impl Walker {
                 Some(count) => self.go(Place::Elements(count), length),
             },
             // The header stays held: it is part of what a key is compared with.
-            (Place::KeyInfo, TAG_SEQUENCE) if length == KEY_INFO_LENGTH - 2 => {
-                self.place = Place::Point;
-            }
+            (Place::KeyInfo, TAG_SEQUENCE) if is_held(length) => self.place = Place::Point,
             // A key of another kind, as a certificate authority may have.
             (Place::KeyInfo, TAG_SEQUENCE) => self.go(Place::Rest, self.left),
             _ => return Err(FORMAT),
@@ -255,17 +285,29 @@ impl Walker {
         }
     }
 
-    fn p384_point(&self) -> Option<[u8; PUBLIC_KEY_LENGTH]> {
-        let (prefix, point) = self.held.split_last_chunk::<PUBLIC_KEY_LENGTH>()?;
-        (*prefix == P384_KEY_INFO).then_some(*point)
+    /// Returns the key whose whole info is held, if it is of a kind that signs.
+    fn held_key(&self) -> Option<PublicKey> {
+        let held = self.held();
+        let point = held
+            .strip_prefix(&P256_KEY_INFO)
+            .or_else(|| held.strip_prefix(&P384_KEY_INFO))?;
+        PublicKey::new(point).ok()
     }
 
-    /// Returns the point of the last certificate, if the chain ends where that does.
-    fn finish(&self) -> Result<[u8; PUBLIC_KEY_LENGTH], Error> {
+    /// Returns the key of the last certificate, if the chain ends where that does.
+    fn finish(&self) -> Result<PublicKey, Error> {
         if self.place == Place::Certificate && self.skip == 0 && self.held_length == 0 {
-            self.point.ok_or(FORMAT)
+            self.key.ok_or(FORMAT)
         } else {
             Err(FORMAT)
         }
     }
+}
+
+/// Returns whether the content of a key info has the length of one that is held.
+fn is_held(length: usize) -> bool {
+    [P256_KEY_INFO.get(1), P384_KEY_INFO.get(1)]
+        .into_iter()
+        .flatten()
+        .any(|known| usize::from(*known) == length)
 }

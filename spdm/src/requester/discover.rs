@@ -4,15 +4,15 @@
 //! GET_VERSION to CERTIFICATE.
 
 use super::chain::ChainReader;
+use super::offer::MAX_NEGOTIATE;
 use super::{Answer, Event, Next, Object, Outcome, Progress, Request, Shared, State};
-use crate::crypto::{PUBLIC_KEY_LENGTH, Transcript, equal};
+use crate::crypto::{Digest, Opening, PublicKey, Transcript};
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::certificate::{Certificate, Digests, GetCertificate};
 use crate::wire::negotiation::{
-    Algorithm, Algorithms, Capabilities, CapabilitiesMessage, GET_VERSION, NegotiateAlgorithms,
-    VersionResponse,
+    Algorithms, Capabilities, CapabilitiesMessage, GET_VERSION, VersionResponse,
 };
-use crate::wire::{Code, Digest, Header, Version};
+use crate::wire::{Code, Header, Malformed};
 
 /// Capabilities without which there is no session worth having.
 const REQUIRED: Capabilities = Capabilities::CERT
@@ -26,14 +26,27 @@ const MAX_CT_EXPONENT: u8 = 24;
 /// The specification's own minimum.
 const MIN_TRANSFER_SIZE: u32 = 42;
 
+/// Returns `opening` with a request, which `write` writes once more, and the answer to it. The
+/// requests of VCA follow from the configuration alone: what is hashed is what was sent.
+fn heard(
+    opening: &Opening,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, Malformed>,
+    answer: &[u8],
+) -> Result<Opening, Error> {
+    let mut request = [0; MAX_NEGOTIATE];
+    let len = write(&mut request)?;
+    let mut opening = opening.clone();
+    opening.update(request.get(..len).ok_or(Error::Internal)?);
+    opening.update(answer);
+    Ok(opening)
+}
+
 /// GET_VERSION.
 pub(super) struct ReadVersion;
 
 impl ReadVersion {
-    pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
-        let len = GET_VERSION.emit(out)?;
-        shared.branch(&Transcript::new(), out, len);
-        Ok(Request::in_vca(len))
+    pub(super) fn request(&self, out: &mut [u8]) -> Result<Request, Error> {
+        Ok(Request::in_vca(GET_VERSION.emit(out)?))
     }
 
     pub(super) fn answer<K>(
@@ -43,10 +56,12 @@ impl ReadVersion {
     ) -> Result<Progress<K>, Error> {
         let (versions, used) = VersionResponse::parse(answer.bytes)?;
         let message = answer.exact(used)?;
-        if !versions.offers(Version::V1_2) {
-            return Err(PeerMisbehaved::NoCommonVersion.into());
-        }
-        let vca = shared.joined(message);
+        shared.suite.version = shared
+            .config
+            .offer
+            .version(&versions)
+            .ok_or(PeerMisbehaved::NoCommonVersion)?;
+        let vca = heard(&Opening::new(), |out| GET_VERSION.emit(out), message)?;
         let next = State::Capabilities(ReadCapabilities { vca });
         Ok(Progress::to(next).caching(Object::Vca, 0, used))
     }
@@ -54,20 +69,22 @@ impl ReadVersion {
 
 /// GET_CAPABILITIES.
 pub(super) struct ReadCapabilities {
-    vca: Transcript,
+    vca: Opening,
 }
 
 impl ReadCapabilities {
-    pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
-        let message = CapabilitiesMessage::new(
+    fn message(shared: &Shared) -> CapabilitiesMessage {
+        CapabilitiesMessage::new(
+            shared.suite.version,
             Code::GET_CAPABILITIES,
             0,
             shared.config.capabilities,
             shared.config.data_transfer_size,
-        );
-        let len = message.emit(out)?;
-        shared.branch(&self.vca, out, len);
-        Ok(Request::in_vca(len))
+        )
+    }
+
+    pub(super) fn request(&self, shared: &Shared, out: &mut [u8]) -> Result<Request, Error> {
+        Ok(Request::in_vca(Self::message(shared).emit(out)?))
     }
 
     pub(super) fn answer<K>(
@@ -75,7 +92,8 @@ impl ReadCapabilities {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (device, used) = CapabilitiesMessage::parse(answer.bytes, Code::CAPABILITIES)?;
+        let version = shared.suite.version;
+        let (device, used) = CapabilitiesMessage::parse(answer.bytes, version, Code::CAPABILITIES)?;
         let message = answer.exact(used)?;
         // Both bits for measurements are a reserved value.
         if !device.flags().contains(REQUIRED)
@@ -93,7 +111,7 @@ impl ReadCapabilities {
         shared.common = device.flags().intersection(shared.config.capabilities);
         shared.request_limit = size;
         shared.crypto_time_ms = (1_u32 << device.ct_exponent.min(MAX_CT_EXPONENT)).div_ceil(1000);
-        let vca = shared.joined(message);
+        let vca = heard(&self.vca, |out| Self::message(shared).emit(out), message)?;
         let next = State::Algorithms(ReadAlgorithms { vca });
         Ok(Progress::to(next).caching(Object::Vca, 0, used))
     }
@@ -101,13 +119,12 @@ impl ReadCapabilities {
 
 /// NEGOTIATE_ALGORITHMS.
 pub(super) struct ReadAlgorithms {
-    vca: Transcript,
+    vca: Opening,
 }
 
 impl ReadAlgorithms {
-    pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
-        let len = NegotiateAlgorithms::SUITE.emit(out)?;
-        shared.branch(&self.vca, out, len);
+    pub(super) fn request(&self, shared: &Shared, out: &mut [u8]) -> Result<Request, Error> {
+        let len = shared.config.offer.emit(shared.suite.version, out)?;
         Ok(Request::in_vca(len))
     }
 
@@ -116,39 +133,17 @@ impl ReadAlgorithms {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (selected, used) = Algorithms::parse(answer.bytes)?;
+        let version = shared.suite.version;
+        let offer = shared.config.offer;
+        let (selected, used) = Algorithms::parse(answer.bytes, version)?;
         let message = answer.exact(used)?;
-        if !is_our_suite(&selected) {
-            return Err(PeerMisbehaved::WrongAlgorithm.into());
-        }
-        let vca = shared.joined(message);
-        shared.digests.vca = Some(vca.digest());
+        shared.suite = offer.suite(version, &selected)?;
+        let vca = heard(&self.vca, |out| offer.emit(version, out), message)?;
+        shared.digests.vca = Some(vca.fingerprint());
+        let vca = vca.agreed(shared.suite.hash);
         let next = State::Digests(ReadDigests { vca });
         Ok(Progress::to(next).caching(Object::Vca, 0, used))
     }
-}
-
-/// Returns whether exactly the one suite that was offered is selected.
-fn is_our_suite(selected: &Algorithms<'_>) -> bool {
-    let ours = Algorithms::SUITE;
-    let fixed = selected.measurement_specification == ours.measurement_specification
-        && selected.other_parameters == ours.other_parameters
-        && selected.measurement_hash == ours.measurement_hash
-        && selected.asym == ours.asym
-        && selected.hash == ours.hash;
-    let once = |wanted: &Algorithm| {
-        let mut found = selected
-            .algorithms
-            .iter()
-            .filter(|algorithm| *algorithm == wanted);
-        found.next().is_some() && found.next().is_none()
-    };
-    // A kind that was not offered may be listed, with nothing selected.
-    let no_other = selected
-        .algorithms
-        .iter()
-        .all(|algorithm| algorithm.mask.get() == 0 || Algorithm::SUITE.contains(algorithm));
-    fixed && no_other && Algorithm::SUITE.iter().all(once)
 }
 
 /// GET_DIGESTS.
@@ -158,7 +153,7 @@ pub(super) struct ReadDigests {
 
 impl ReadDigests {
     pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
-        let len = Header::new(Code::GET_DIGESTS, 0, 0).emit(out)?;
+        let len = Header::new(shared.suite.version, Code::GET_DIGESTS, 0, 0).emit(out)?;
         shared.branch(&self.vca, out, len);
         Ok(Request::quick(len))
     }
@@ -168,13 +163,17 @@ impl ReadDigests {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (digests, used) = Digests::parse(answer.bytes)?;
+        let layout = shared.suite.layout();
+        let (digests, used) = Digests::parse(answer.bytes, &layout)?;
         let message = answer.exact(used)?;
-        let promised = *digests.slot0().ok_or(PeerMisbehaved::NoChain)?;
+        let promised = digests
+            .of_slot(shared.config.slot, &layout)
+            .ok_or(PeerMisbehaved::NoChain)?;
+        let promised = Digest::new(shared.suite.hash, promised).ok_or(Error::Internal)?;
         Ok(Progress::to(State::Certificate(ReadCertificate {
             vca: self.vca.clone(),
             m1: shared.joined(message),
-            chain: ChainReader::new(),
+            chain: ChainReader::new(&shared.suite),
             promised,
         })))
     }
@@ -203,7 +202,8 @@ impl ReadCertificate {
 
     pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
         let (offset, length) = self.wanted(shared);
-        let len = GetCertificate::new(0, offset, length).emit(out)?;
+        let (version, slot) = (shared.suite.version, shared.config.slot);
+        let len = GetCertificate::new(version, slot, offset, length).emit(out)?;
         shared.branch(&self.m1, out, len);
         Ok(Request::quick(len))
     }
@@ -213,8 +213,11 @@ impl ReadCertificate {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (portion, used) = Certificate::parse(answer.bytes)?;
+        let (portion, used) = Certificate::parse(answer.bytes, shared.suite.version)?;
         let message = answer.exact(used)?;
+        if portion.slot != shared.config.slot {
+            return Err(PeerMisbehaved::WrongPortion.into());
+        }
         let (_, asked) = self.wanted(shared);
         let whole = self.chain.take(&portion, asked)?;
         self.m1 = shared.joined(message);
@@ -228,14 +231,21 @@ impl ReadCertificate {
                     outcome: None,
                 }
             }
-            Some((digest, leaf)) => {
-                if !equal(&digest, &self.promised) {
+            Some(chain) => {
+                if chain.digest != self.promised {
                     return Err(PeerMisbehaved::ChainDigest.into());
                 }
-                shared.digests.certificate = Some(digest);
-                let (vca, m1) = (self.vca.clone(), self.m1.clone());
-                Progress::to(State::Discovered(Discovered { vca, m1, leaf }))
-                    .done(Outcome::Discovered)
+                if chain.leaf.algorithm() != shared.suite.signature {
+                    return Err(PeerMisbehaved::WrongKey.into());
+                }
+                shared.digests.certificate = Some(chain.fingerprint);
+                let next = State::Discovered(Discovered {
+                    vca: self.vca.clone(),
+                    m1: self.m1.clone(),
+                    chain: chain.digest,
+                    leaf: chain.leaf,
+                });
+                Progress::to(next).done(Outcome::Discovered)
             }
         };
         let offset = Certificate::PORTION_OFFSET;
@@ -248,6 +258,8 @@ pub(super) struct Discovered {
     pub(super) vca: Transcript,
     /// M1 up to the challenge.
     pub(super) m1: Transcript,
-    /// The point in the leaf certificate.
-    pub(super) leaf: [u8; PUBLIC_KEY_LENGTH],
+    /// Digest of the chain.
+    pub(super) chain: Digest,
+    /// The key in the leaf certificate.
+    pub(super) leaf: PublicKey,
 }

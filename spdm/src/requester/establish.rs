@@ -7,26 +7,62 @@ use super::discover::Discovered;
 use super::session::{Session, Task};
 use super::{Answer, Outcome, Progress, Request, Shared, State};
 use crate::crypto::{
-    HandshakeSecrets, KeyAgreement, PublicKey, Random, RecordKey, SigningContext, Transcript, equal,
+    Digest, HandshakeSecrets, KeyAgreement, PublicKey, Random, RecordKey, Signed, SigningContext,
+    Suite, Transcript,
 };
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::challenge::{Challenge, ChallengeAuth, SummaryType};
 use crate::wire::opaque::{SECURED_VERSIONS, emit_supported_versions, version_selection};
-use crate::wire::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
-use crate::wire::{Code, NONCE_LENGTH, SIGNATURE_LENGTH};
+use crate::wire::session::{Finish, FinishResponse, KeyExchange, KeyExchangeResponse, SessionId};
+use crate::wire::{NONCE_LENGTH, RequesterContext, Version};
 
-/// The one slot that is used.
-pub(super) const SLOT: u8 = 0;
 /// Bytes of the list of supported versions of secured messages.
 const OPAQUE_LENGTH: usize = 20;
 /// Attribute of CHALLENGE_AUTH: the device wants to challenge back.
 const BASIC_MUTUAL_AUTHENTICATION: u8 = 0x80;
 
+/// Draws what an answer is to repeat. Before version 1.3 there is no such field, and nothing is
+/// drawn.
+pub(super) fn draw_context(
+    version: Version,
+    random: Random<'_>,
+) -> Result<RequesterContext, Error> {
+    let mut context = RequesterContext::default();
+    if version.is_at_least(Version::V1_3) {
+        random(&mut context)?;
+    }
+    Ok(context)
+}
+
+/// Checks that `signature` is the device's over `transcript`.
+pub(super) fn check_signature(
+    key: &PublicKey,
+    suite: &Suite,
+    context: SigningContext,
+    transcript: &Transcript,
+    signature: &[u8],
+) -> Result<(), PeerMisbehaved> {
+    let signed = Signed {
+        version: suite.version,
+        hash: suite.hash,
+        context,
+        digest: &transcript.digest(),
+    };
+    if key.verifies(&signed, signature) {
+        Ok(())
+    } else {
+        Err(PeerMisbehaved::Signature)
+    }
+}
+
 /// CHALLENGE.
 pub(super) struct Challenged {
     vca: Transcript,
     m1: Transcript,
+    chain: Digest,
     key: PublicKey,
+    /// What was drawn for the request that was sent.
+    context: RequesterContext,
 }
 
 impl Challenged {
@@ -34,19 +70,29 @@ impl Challenged {
         Self {
             vca: discovered.vca.clone(),
             m1: discovered.m1.clone(),
+            chain: discovered.chain,
             key,
+            context: RequesterContext::default(),
         }
     }
 
     pub(super) fn request(
-        &self,
+        &mut self,
         shared: &mut Shared,
         out: &mut [u8],
         random: Random<'_>,
     ) -> Result<Request, Error> {
+        let version = shared.suite.version;
         let mut nonce = [0; NONCE_LENGTH];
         random(&mut nonce)?;
-        let len = Challenge::new(SLOT, SummaryType::ALL, nonce).emit(out)?;
+        self.context = draw_context(version, random)?;
+        let challenge = Challenge {
+            slot: shared.config.slot,
+            summary: SummaryType::ALL,
+            nonce,
+            context: self.context,
+        };
+        let len = challenge.emit(version, out)?;
         shared.branch(&self.m1, out, len);
         Ok(Request::slow(len))
     }
@@ -56,30 +102,26 @@ impl Challenged {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (auth, used) = ChallengeAuth::parse(answer.bytes, true)?;
+        let layout = shared.suite.layout();
+        let (auth, used) = ChallengeAuth::parse(answer.bytes, &layout, true)?;
         let message = answer.exact(used)?;
         if auth.attributes & BASIC_MUTUAL_AUTHENTICATION != 0 {
             return Err(PeerMisbehaved::MutualAuthentication.into());
         }
-        let known = shared.digests.certificate.ok_or(Error::Internal)?;
-        if auth.attributes & 0xf != SLOT || auth.slot_mask & 1 == 0 {
+        let slot = shared.config.slot;
+        let provisioned = auth.slot_mask.checked_shr(slot.into()).unwrap_or(0) & 1 == 1;
+        if auth.attributes & 0xf != slot || !provisioned || auth.context != self.context {
             return Err(PeerMisbehaved::WrongEcho.into());
         }
-        if !equal(auth.chain_digest, &known) {
+        if !self.chain.equals(auth.chain_digest) {
             return Err(PeerMisbehaved::ChainDigest.into());
         }
-        let (signed, signature) = message
-            .split_last_chunk::<SIGNATURE_LENGTH>()
-            .ok_or(Error::Internal)?;
-        let m1 = shared.joined(signed).digest();
-        if !self
-            .key
-            .verifies(SigningContext::ChallengeAuth, &m1, signature)
-        {
-            return Err(PeerMisbehaved::Signature.into());
-        }
+        let signed = message.len().saturating_sub(layout.signature);
+        let m1 = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
+        let context = SigningContext::ChallengeAuth;
+        check_signature(&self.key, &shared.suite, context, &m1, auth.signature)?;
         Ok(Progress::to(State::KeyExchange(Exchanging::new(
-            &self.vca, self.key,
+            &self.vca, self.chain, self.key,
         ))))
     }
 }
@@ -87,15 +129,17 @@ impl Challenged {
 /// KEY_EXCHANGE.
 pub(super) struct Exchanging<K> {
     vca: Transcript,
+    chain: Digest,
     key: PublicKey,
     /// The private half that belongs to the request that was sent.
     agreement: Option<K>,
 }
 
 impl<K: KeyAgreement> Exchanging<K> {
-    pub(super) fn new(vca: &Transcript, key: PublicKey) -> Self {
+    pub(super) fn new(vca: &Transcript, chain: Digest, key: PublicKey) -> Self {
         Self {
             vca: vca.clone(),
+            chain,
             key,
             agreement: None,
         }
@@ -109,21 +153,20 @@ impl<K: KeyAgreement> Exchanging<K> {
     ) -> Result<Request, Error> {
         let mut nonce = [0; NONCE_LENGTH];
         random(&mut nonce)?;
-        let (agreement, exchange) = K::generate(random)?;
+        let (agreement, exchange) = K::generate(shared.suite.exchange, random)?;
         let mut opaque = [0; OPAQUE_LENGTH];
         emit_supported_versions(&SECURED_VERSIONS, &mut opaque)?;
         let message = KeyExchange {
             summary: SummaryType::ALL,
-            slot: SLOT,
+            slot: shared.config.slot,
             session_id: shared.config.session_id,
             policy: shared.config.session_policy,
             random: &nonce,
-            exchange: &exchange,
+            exchange: exchange.as_bytes(),
             opaque: &opaque,
         };
-        let len = message.emit(out)?;
-        let chain = shared.digests.certificate.ok_or(Error::Internal)?;
-        let th = self.vca.clone().with(&chain);
+        let len = message.emit(&shared.suite.layout(), out)?;
+        let th = self.vca.clone().with(self.chain.as_bytes());
         shared.branch(&th, out, len);
         self.agreement = Some(agreement);
         Ok(Request::slow(len))
@@ -134,7 +177,9 @@ impl<K: KeyAgreement> Exchanging<K> {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        let (response, used) = KeyExchangeResponse::parse(answer.bytes, true)?;
+        let suite = shared.suite;
+        let layout = suite.layout();
+        let (response, used) = KeyExchangeResponse::parse(answer.bytes, &layout, true)?;
         let message = answer.exact(used)?;
         if response.mutual_authentication != 0 {
             return Err(PeerMisbehaved::MutualAuthentication.into());
@@ -142,33 +187,27 @@ impl<K: KeyAgreement> Exchanging<K> {
         if !SECURED_VERSIONS.contains(&version_selection(response.opaque)?) {
             return Err(PeerMisbehaved::SecuredVersion.into());
         }
-        let signed = message
-            .len()
-            .saturating_sub(KeyExchangeResponse::AFTER_SIGNED);
-        let signed = message.get(..signed).ok_or(Error::Internal)?;
-        let th = shared.joined(signed);
+        let after = KeyExchangeResponse::after_signed(&layout);
+        let signed = message.len().saturating_sub(after);
+        let th = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
         let context = SigningContext::KeyExchangeRsp;
-        if !self.key.verifies(context, &th.digest(), response.signature) {
-            return Err(PeerMisbehaved::Signature.into());
-        }
+        check_signature(&self.key, &suite, context, &th, response.signature)?;
         let th = th.with(response.signature);
         let th1 = th.digest();
         let agreement = self.agreement.take().ok_or(Error::Internal)?;
         let secret = agreement
             .agree(response.exchange)
             .map_err(|_| PeerMisbehaved::ExchangeValue)?;
-        let secrets = HandshakeSecrets::new(&secret, &th1);
-        if !equal(
-            response.verify_data,
-            &secrets.response.finished_key().hmac(&th1),
-        ) {
+        let secrets = HandshakeSecrets::new(suite.schedule(), &secret, &th1);
+        let expected = secrets.response.finished_key().hmac(th1.as_bytes());
+        if !expected.equals(response.verify_data) {
             return Err(PeerMisbehaved::VerifyData.into());
         }
         Ok(Progress::to(State::Finish(Finishing {
             id: SessionId::new(shared.config.session_id, response.session_id),
             heartbeat: response.heartbeat,
-            tx: RecordKey::new(&secrets.request),
-            rx: RecordKey::new(&secrets.response),
+            tx: RecordKey::new(suite.aead, &secrets.request),
+            rx: RecordKey::new(suite.aead, &secrets.response),
             secrets,
             th: th.with(response.verify_data),
             vca: self.vca.clone(),
@@ -200,10 +239,21 @@ impl Finishing {
     }
 
     pub(super) fn request(&self, shared: &mut Shared, out: &mut [u8]) -> Result<Request, Error> {
-        let mut header = [0; 4];
-        Finish::HEADER.emit(&mut header)?;
-        let digest = self.th.clone().with(&header).digest();
-        let len = Finish::new(self.secrets.request.finished_key().hmac(&digest)).emit(out)?;
+        let layout = shared.suite.layout();
+        // What the HMAC covers is everything before it.
+        let unsigned = Digest::zero(shared.suite.hash);
+        let finish = |verify_data: &Digest, out: &mut [u8]| {
+            let message = Finish {
+                opaque: &[],
+                verify_data: verify_data.as_bytes(),
+            };
+            message.emit(&layout, out)
+        };
+        let covered = finish(&unsigned, out)?.saturating_sub(layout.hash);
+        let covered = out.get(..covered).ok_or(Error::Internal)?;
+        let digest = self.th.clone().with(covered).digest();
+        let key = self.secrets.request.finished_key();
+        let len = finish(&key.hmac(digest.as_bytes()), out)?;
         shared.branch(&self.th, out, len);
         Ok(Request::slow(len))
     }
@@ -213,10 +263,10 @@ impl Finishing {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
-        answer.bare(Code::FINISH_RSP)?;
-        let th2 = shared.joined(answer.bytes).digest();
+        let (_, used) = FinishResponse::parse(answer.bytes, shared.suite.version)?;
+        let th2 = shared.joined(answer.exact(used)?).digest();
         let secrets = self.secrets.data_secrets(&th2);
-        let session = Session::new(self.id, &self.vca, self.key, secrets);
+        let session = Session::new(self.id, &shared.suite, &self.vca, self.key, secrets);
         let outcome = Outcome::Established {
             session: self.id,
             heartbeat: self.heartbeat,

@@ -15,6 +15,7 @@ mod api;
 mod chain;
 mod discover;
 mod establish;
+mod offer;
 mod phase;
 mod session;
 mod state;
@@ -24,6 +25,7 @@ pub use self::api::{
     Config, Digests, Input, MAX_MESSAGE, MIN_BUFFER, Object, Operation, Outcome, Output, Protocol,
     Slice, SpdmRequester,
 };
+pub use self::offer::Offer;
 pub use self::phase::{Event, Phase, TRANSITIONS};
 pub use self::session::MAX_PAYLOAD;
 pub use self::workspace::{MAX_LARGE_MESSAGE, MAX_RAW_KEY, Workspace};
@@ -34,8 +36,9 @@ use self::discover::ReadVersion;
 use self::establish::{Challenged, Exchanging};
 use self::session::Task;
 use self::state::{Answer, Next, Progress, Request, Shared, State};
-use crate::crypto::{Ecdhe, KeyAgreement, NoEntropy, PublicKey, Random, Transcript, sha384};
+use crate::crypto::{Ephemeral, KeyAgreement, NoEntropy, PublicKey, Random, Suite, Transcript};
 use crate::error::{Error, PeerMisbehaved};
+use crate::wire::certificate::SLOTS;
 use crate::wire::error::{ErrorCode, ErrorResponse};
 use crate::wire::negotiation::Capabilities;
 use crate::wire::record::{MESSAGE_OFFSET, TAG_LENGTH};
@@ -49,7 +52,7 @@ const MAX_RETRIES: u8 = 8;
 const FIRST_RETRY_US: u32 = 2_000;
 
 /// A requester for one conversation. `K` is how the session's secret is agreed on.
-pub struct Requester<K = Ecdhe> {
+pub struct Requester<K = Ephemeral> {
     shared: Shared,
     state: State<K>,
     /// Whether a request is to be answered rather than sent.
@@ -74,10 +77,13 @@ impl<K: KeyAgreement> Requester<K> {
             shared: Shared {
                 config: Config {
                     capabilities,
+                    offer: config.offer.known(),
+                    slot: config.slot % SLOTS,
                     ..config
                 },
                 digests: Digests::default(),
-                pending: Transcript::new(),
+                suite: Suite::STRONGEST,
+                pending: Transcript::new(Suite::STRONGEST.hash),
                 crypto_time_ms: 0,
                 common: Capabilities::default(),
                 request_limit: u32::MAX,
@@ -133,7 +139,7 @@ impl<K: KeyAgreement> Requester<K> {
         match operation {
             Operation::Discover => self.state = State::Version(ReadVersion),
             Operation::Establish { key } => self.start_establish(&key)?,
-            Operation::Measure { nonce, raw } => self.start_task(Task::Measure { nonce, raw })?,
+            Operation::Measure { nonce, raw } => self.start_task(Task::measure(nonce, raw))?,
             Operation::Heartbeat => self.start_task(Task::Heartbeat)?,
             Operation::UpdateKeys => self.start_task(Task::UpdateKeys { tag: 0 })?,
             Operation::End => self.start_task(Task::End)?,
@@ -148,14 +154,14 @@ impl<K: KeyAgreement> Requester<K> {
             return Err(Error::Phase);
         };
         // The host names the key; the chain that the guest will see has to hold that very one.
-        if key.to_bytes() != discovered.leaf {
+        if *key != discovered.leaf {
             return Err(Error::KeyMismatch);
         }
-        self.shared.digests.public_key = Some(sha384(&discovered.leaf));
+        self.shared.digests.public_key = Some(key.fingerprint());
         self.state = if self.shared.config.challenge {
             State::Challenge(Challenged::new(discovered, *key))
         } else {
-            State::KeyExchange(Exchanging::new(&discovered.vca, *key))
+            State::KeyExchange(Exchanging::new(&discovered.vca, discovered.chain, *key))
         };
         Ok(())
     }
@@ -235,7 +241,7 @@ impl<K: KeyAgreement> Requester<K> {
                 workspace.zeroize();
             }
             self.state = State::Dead;
-            self.shared.pending = Transcript::new();
+            self.shared.pending = Transcript::new(self.shared.suite.hash);
         }
         result
     }
@@ -260,7 +266,7 @@ impl<K: KeyAgreement> Requester<K> {
                 task.after_sealing(session);
                 (request, Protocol::Secured)
             }
-            State::Version(state) => (state.request(shared, out)?, Protocol::Spdm),
+            State::Version(state) => (state.request(out)?, Protocol::Spdm),
             State::Capabilities(state) => (state.request(shared, out)?, Protocol::Spdm),
             State::Algorithms(state) => (state.request(shared, out)?, Protocol::Spdm),
             State::Digests(state) => (state.request(shared, out)?, Protocol::Spdm),

@@ -5,17 +5,17 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::establish::SLOT;
+use super::establish::{check_signature, draw_context};
 use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, State};
 use crate::crypto::{
-    DataSecrets, PublicKey, RECORD_LIMIT, Random, RecordKey, Secret, SigningContext, Transcript,
-    sha384,
+    AeadAlgorithm, DataSecrets, PublicKey, RECORD_LIMIT, Random, RecordKey, Secret, SigningContext,
+    Suite, Transcript, sha384,
 };
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::measurements::{GetMeasurements, Measurements, OPERATION_ALL};
 use crate::wire::session::{KeyUpdateOperation, SessionId};
 use crate::wire::vendor::VendorDefined;
-use crate::wire::{Code, Header, Nonce, SIGNATURE_LENGTH};
+use crate::wire::{Code, Header, Nonce, RequesterContext, Version};
 
 /// Bytes of the longest vendor-defined payload that can be sent. It is kept for a busy device.
 pub const MAX_PAYLOAD: usize = 128;
@@ -32,17 +32,16 @@ struct Channel {
 }
 
 impl Channel {
-    fn new(secret: Secret) -> Self {
+    fn new(aead: AeadAlgorithm, secret: Secret) -> Self {
         Self {
-            key: RecordKey::new(&secret),
+            key: RecordKey::new(aead, &secret),
             secret,
         }
     }
 
     /// Goes on to the next key.
     fn update(&mut self) {
-        self.secret = self.secret.updated();
-        self.key = RecordKey::new(&self.secret);
+        *self = Self::new(self.key.aead(), self.secret.updated());
     }
 }
 
@@ -58,13 +57,14 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         id: SessionId,
+        suite: &Suite,
         vca: &Transcript,
         key: PublicKey,
         secrets: DataSecrets,
     ) -> Self {
         let (tx, rx) = (
-            Channel::new(secrets.request),
-            Channel::new(secrets.response),
+            Channel::new(suite.aead, secrets.request),
+            Channel::new(suite.aead, secrets.response),
         );
         Self {
             id,
@@ -99,15 +99,32 @@ pub(super) struct Payload {
 /// What goes on in a session.
 pub(super) enum Task {
     Idle,
-    Measure { nonce: Nonce, raw: bool },
+    Measure {
+        nonce: Nonce,
+        raw: bool,
+        /// What was drawn for the request that was sent.
+        context: RequesterContext,
+    },
     Vendor(Payload),
     Heartbeat,
-    UpdateKeys { tag: u8 },
-    VerifyKeys { tag: u8 },
+    UpdateKeys {
+        tag: u8,
+    },
+    VerifyKeys {
+        tag: u8,
+    },
     End,
 }
 
 impl Task {
+    pub(super) const fn measure(nonce: Nonce, raw: bool) -> Self {
+        Self::Measure {
+            nonce,
+            raw,
+            context: [0; 8],
+        }
+    }
+
     pub(super) fn vendor(payload: &[u8]) -> Result<Self, Error> {
         let mut kept = Payload {
             bytes: [0; MAX_PAYLOAD],
@@ -142,16 +159,22 @@ impl Task {
         out: &mut [u8],
         random: Random<'_>,
     ) -> Result<Request, Error> {
+        let version = shared.suite.version;
         Ok(match self {
             Self::Idle => return Err(Error::Internal),
-            Self::Measure { nonce, raw } => {
-                let signed = Some((*nonce, SLOT));
+            Self::Measure {
+                nonce,
+                raw,
+                context,
+            } => {
+                *context = draw_context(version, random)?;
                 let message = GetMeasurements {
                     raw: *raw,
                     operation: OPERATION_ALL,
-                    signed,
+                    signed: Some((*nonce, shared.config.slot)),
+                    context: *context,
                 };
-                let len = message.emit(out)?;
+                let len = message.emit(version, out)?;
                 // L1 begins with VCA and holds this one pair: whatever came before has reset it.
                 shared.branch(&session.vca, out, len);
                 Request::slow(len)
@@ -159,19 +182,21 @@ impl Task {
             Self::Vendor(payload) => {
                 let bytes = payload.bytes.get(..payload.len).ok_or(Error::Internal)?;
                 let message = VendorDefined { payload: bytes };
-                Request::slow(message.emit(Code::VENDOR_DEFINED_REQUEST, out)?)
+                Request::slow(message.emit(version, Code::VENDOR_DEFINED_REQUEST, out)?)
             }
-            Self::Heartbeat => Request::quick(Header::new(Code::HEARTBEAT, 0, 0).emit(out)?),
+            Self::Heartbeat => {
+                Request::quick(Header::new(version, Code::HEARTBEAT, 0, 0).emit(out)?)
+            }
             Self::UpdateKeys { tag } => {
                 let operation = KeyUpdateOperation::UPDATE_ALL_KEYS;
-                Request::quick(emit_key_update(operation, tag, out, random)?)
+                Request::quick(emit_key_update(version, operation, tag, out, random)?)
             }
             Self::VerifyKeys { tag } => {
                 let operation = KeyUpdateOperation::VERIFY_NEW_KEY;
-                Request::quick(emit_key_update(operation, tag, out, random)?)
+                Request::quick(emit_key_update(version, operation, tag, out, random)?)
             }
             Self::End => {
-                let header = Header::new(Code::END_SESSION, CLEAR_NEGOTIATED_STATE, 0);
+                let header = Header::new(version, Code::END_SESSION, CLEAR_NEGOTIATED_STATE, 0);
                 Request::quick(header.emit(out)?)
             }
         })
@@ -192,24 +217,27 @@ impl Task {
         shared: &mut Shared,
         answer: Answer<'_>,
     ) -> Result<Progress<K>, Error> {
+        let version = shared.suite.version;
         match self {
             Self::Idle => Err(Error::Internal),
-            Self::Measure { .. } => measured(session, shared, answer),
-            Self::Vendor(payload) => vendor_answered(payload, answer),
+            Self::Measure { context, .. } => measured(session, shared, context, answer),
+            Self::Vendor(payload) => vendor_answered(version, payload, answer),
             Self::Heartbeat => {
-                answer.bare(Code::HEARTBEAT_ACK)?;
+                answer.bare(version, Code::HEARTBEAT_ACK)?;
                 Ok(Progress::to_task(Self::Idle).done(Outcome::Alive))
             }
             Self::UpdateKeys { tag } => {
-                key_update_acknowledged(KeyUpdateOperation::UPDATE_ALL_KEYS, *tag, answer)?;
+                let operation = KeyUpdateOperation::UPDATE_ALL_KEYS;
+                key_update_acknowledged(version, operation, *tag, answer)?;
                 Ok(Progress::to_task(Self::VerifyKeys { tag: 0 }))
             }
             Self::VerifyKeys { tag } => {
-                key_update_acknowledged(KeyUpdateOperation::VERIFY_NEW_KEY, *tag, answer)?;
+                let operation = KeyUpdateOperation::VERIFY_NEW_KEY;
+                key_update_acknowledged(version, operation, *tag, answer)?;
                 Ok(Progress::to_task(Self::Idle).done(Outcome::KeysUpdated))
             }
             Self::End => {
-                answer.bare(Code::END_SESSION_ACK)?;
+                answer.bare(version, Code::END_SESSION_ACK)?;
                 Ok(Progress::to(State::Ended).done(Outcome::Ended))
             }
         }
@@ -217,21 +245,23 @@ impl Task {
 }
 
 fn emit_key_update(
+    version: Version,
     operation: KeyUpdateOperation,
     tag: &mut u8,
     out: &mut [u8],
     random: Random<'_>,
 ) -> Result<usize, Error> {
     random(core::slice::from_mut(tag))?;
-    Ok(Header::new(Code::KEY_UPDATE, operation.0, *tag).emit(out)?)
+    Ok(Header::new(version, Code::KEY_UPDATE, operation.0, *tag).emit(out)?)
 }
 
 fn key_update_acknowledged(
+    version: Version,
     operation: KeyUpdateOperation,
     tag: u8,
     answer: Answer<'_>,
 ) -> Result<(), Error> {
-    let header = answer.bare(Code::KEY_UPDATE_ACK)?;
+    let header = answer.bare(version, Code::KEY_UPDATE_ACK)?;
     if (header.param1, header.param2) == (operation.0, tag) {
         Ok(())
     } else {
@@ -242,26 +272,23 @@ fn key_update_acknowledged(
 fn measured<K>(
     session: &Session,
     shared: &mut Shared,
+    context: &RequesterContext,
     answer: Answer<'_>,
 ) -> Result<Progress<K>, Error> {
-    let (measurements, used) = Measurements::parse(answer.bytes, true)?;
+    let layout = shared.suite.layout();
+    let (measurements, used) = Measurements::parse(answer.bytes, &layout, true)?;
     let message = answer.exact(used)?;
-    if measurements.attributes & 0xf != SLOT {
+    if measurements.attributes & 0xf != shared.config.slot || measurements.context != *context {
         return Err(PeerMisbehaved::WrongEcho.into());
     }
     if measurements.block_count == 0 || measurements.blocks().any(|block| block.is_err()) {
         return Err(PeerMisbehaved::MeasurementRecord.into());
     }
-    let (signed, signature) = message
-        .split_last_chunk::<SIGNATURE_LENGTH>()
-        .ok_or(Error::Internal)?;
-    let l1 = shared.joined(signed).digest();
-    if !session
-        .key
-        .verifies(SigningContext::Measurements, &l1, signature)
-    {
-        return Err(PeerMisbehaved::Signature.into());
-    }
+    let signed = message.len().saturating_sub(layout.signature);
+    let l1 = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
+    let signature = measurements.signature.ok_or(Error::Internal)?;
+    let context = SigningContext::Measurements;
+    check_signature(&session.key, &shared.suite, context, &l1, signature)?;
     shared.digests.measurements = Some(sha384(message));
     let outcome = Outcome::Measured {
         blocks: measurements.block_count,
@@ -271,8 +298,13 @@ fn measured<K>(
         .done(outcome))
 }
 
-fn vendor_answered<K>(payload: &Payload, answer: Answer<'_>) -> Result<Progress<K>, Error> {
-    let (vendor, used) = VendorDefined::parse(answer.bytes, Code::VENDOR_DEFINED_RESPONSE)?;
+fn vendor_answered<K>(
+    version: Version,
+    payload: &Payload,
+    answer: Answer<'_>,
+) -> Result<Progress<K>, Error> {
+    let code = Code::VENDOR_DEFINED_RESPONSE;
+    let (vendor, used) = VendorDefined::parse(answer.bytes, version, code)?;
     answer.exact(used)?;
     // The answer is of the protocol that the request was of.
     if vendor.payload.first() != payload.bytes.first() {

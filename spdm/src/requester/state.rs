@@ -10,12 +10,16 @@ use super::discover::{
 use super::establish::{Challenged, Exchanging, Finishing};
 use super::phase::{Event, Phase};
 use super::session::{Session, Task};
-use crate::crypto::Transcript;
+use crate::crypto::{Suite, Transcript};
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::negotiation::Capabilities;
-use crate::wire::{Code, Header, Malformed};
+use crate::wire::{Code, Header, Malformed, Version};
 
 /// Each phase with the data that is valid in it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is no heap to keep the large one on"
+)]
 pub(super) enum State<K> {
     Start,
     Version(ReadVersion),
@@ -56,6 +60,8 @@ impl<K> State<K> {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) digests: Digests,
+    /// What was agreed on; the strongest of all until then.
+    pub(super) suite: Suite,
     /// The transcript of the phase, with the request that is to be answered.
     pub(super) pending: Transcript,
     /// Milliseconds that the device may need for cryptography.
@@ -161,8 +167,8 @@ impl<'a> Answer<'a> {
     }
 
     /// Checks that the message is the header `code` and no more, and returns it.
-    pub(super) fn bare(&self, code: Code) -> Result<Header, Error> {
-        let (header, used) = Header::parse(self.bytes, code)?;
+    pub(super) fn bare(&self, version: Version, code: Code) -> Result<Header, Error> {
+        let (header, used) = Header::parse(self.bytes, version, code)?;
         self.exact(used)?;
         Ok(header)
     }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 use super::{Event, Phase, Requester, TRANSITIONS};
-use crate::crypto::Ecdhe;
+use crate::crypto::Ephemeral;
 
 #[test]
 fn a_requester_is_small_enough_to_stand_in_a_granule_with_its_object() {
@@ -10,7 +10,7 @@ fn a_requester_is_small_enough_to_stand_in_a_granule_with_its_object() {
     println!("size_of::<Requester>() = {size}");
     assert!(size < 3 * 1024);
     fn movable<T: Send + 'static>() {}
-    movable::<Requester<Ecdhe>>();
+    movable::<Requester<Ephemeral>>();
 }
 
 #[test]

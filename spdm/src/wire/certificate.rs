@@ -6,18 +6,20 @@
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Code, Digest, Header, Malformed, Reader, Writer, length16};
+use super::{Code, Header, Layout, Malformed, Reader, Version, Writer, length16};
 
 /// Number of certificate slots.
 pub const SLOTS: u8 = 8;
 
-/// DIGESTS.
+/// DIGESTS, of a responder that has not agreed to several keys in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Digests<'a> {
+    /// Bit n: there is a slot n. Version 1.3 brought it; before, nothing is meant by it.
+    pub supported_mask: u8,
     /// Bit n: slot n holds a chain.
     pub slot_mask: u8,
     /// One digest for each bit set in the mask, in the order of slots.
-    pub digests: &'a [Digest],
+    pub digests: &'a [u8],
 }
 
 impl<'a> Digests<'a> {
@@ -25,38 +27,50 @@ impl<'a> Digests<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], layout: &Layout) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let header = reader.read::<Header>()?;
-        header.expect(Code::DIGESTS)?;
+        header.expect(layout.version, Code::DIGESTS)?;
         let slot_mask = header.param2;
+        let view = Self {
+            supported_mask: header.param1,
+            slot_mask,
+            digests: reader.take(Self::length(slot_mask, layout)?)?,
+        };
+        Ok((view, reader.used()))
+    }
+
+    /// Returns the bytes of the digests that a mask announces.
+    fn length(slot_mask: u8, layout: &Layout) -> Result<usize, Malformed> {
         let count = usize::try_from(slot_mask.count_ones()).map_err(|_| Malformed::Length)?;
-        let digests = reader.read_list(count)?;
-        Ok((Self { slot_mask, digests }, reader.used()))
+        count.checked_mul(layout.hash).ok_or(Malformed::Length)
     }
 
     /// Writes the message and returns its length.
     ///
     /// # Errors
     /// [`Malformed::NoRoom`], or [`Malformed::Length`] if mask and digests do not agree.
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
-        if usize::try_from(self.slot_mask.count_ones()) != Ok(self.digests.len()) {
-            return Err(Malformed::Length);
-        }
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(&Header::new(Code::DIGESTS, 0, self.slot_mask))?;
-        writer.write(self.digests)?;
+        writer.write(&Header::new(
+            layout.version,
+            Code::DIGESTS,
+            self.supported_mask,
+            self.slot_mask,
+        ))?;
+        writer.sized(self.digests, Self::length(self.slot_mask, layout)?)?;
         Ok(writer.written())
     }
 
-    /// Returns the digest of slot 0, whose bit is the lowest.
+    /// Returns the digest of a slot, if that holds a chain.
     #[must_use]
-    pub fn slot0(&self) -> Option<&'a Digest> {
-        if self.slot_mask & 1 == 1 {
-            self.digests.first()
-        } else {
-            None
+    pub fn of_slot(&self, slot: u8, layout: &Layout) -> Option<&'a [u8]> {
+        let bit = 1_u8.checked_shl(slot.into())?;
+        if self.slot_mask & bit == 0 {
+            return None;
         }
+        let below = usize::try_from((self.slot_mask & bit.wrapping_sub(1)).count_ones()).ok()?;
+        self.digests.chunks_exact(layout.hash).nth(below)
     }
 }
 
@@ -74,9 +88,9 @@ pub struct GetCertificate {
 impl GetCertificate {
     /// Makes a request for `length` bytes of the chain in `slot`.
     #[must_use]
-    pub fn new(slot: u8, offset: u16, length: u16) -> Self {
+    pub fn new(version: Version, slot: u8, offset: u16, length: u16) -> Self {
         Self {
-            header: Header::new(Code::GET_CERTIFICATE, slot, 0),
+            header: Header::new(version, Code::GET_CERTIFICATE, slot, 0),
             offset: offset.into(),
             length: length.into(),
         }
@@ -86,10 +100,10 @@ impl GetCertificate {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &[u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &[u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = *reader.read::<Self>()?;
-        fixed.header.expect(Code::GET_CERTIFICATE)?;
+        fixed.header.expect(version, Code::GET_CERTIFICATE)?;
         Ok((fixed, reader.used()))
     }
 
@@ -115,6 +129,8 @@ impl GetCertificate {
 pub struct Certificate<'a> {
     /// The slot.
     pub slot: u8,
+    /// What kind of chain it is. Version 1.3 brought it; before, nothing is meant by it.
+    pub model: u8,
     /// Bytes of the chain, from the offset that was asked for.
     pub portion: &'a [u8],
     /// Bytes of the chain that follow.
@@ -129,15 +145,16 @@ impl<'a> Certificate<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let header = reader.read::<Header>()?;
-        header.expect(Code::CERTIFICATE)?;
+        header.expect(version, Code::CERTIFICATE)?;
         let [length, remainder] = reader.read::<[U16; 2]>()?;
         let portion = reader.take(usize::from(length.get()))?;
         Ok((
             Self {
                 slot: header.param1 & 0xf,
+                model: header.param2,
                 portion,
                 remainder: remainder.get(),
             },
@@ -149,42 +166,47 @@ impl<'a> Certificate<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(&Header::new(Code::CERTIFICATE, self.slot, 0))?;
+        writer.write(&Header::new(
+            version,
+            Code::CERTIFICATE,
+            self.slot,
+            self.model,
+        ))?;
         writer.write(&[length16(self.portion.len())?, self.remainder.into()])?;
         writer.put(self.portion)?;
         Ok(writer.written())
     }
 }
 
-/// The first bytes of a chain; the certificates follow in DER, from the root's side to the leaf.
+/// The first bytes of a chain. The digest of the root certificate follows, which need not be in the
+/// chain, then the certificates in DER, from the root's side to the leaf.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ChainHeader {
     /// Bytes of the whole chain, this header included.
     pub length: U16,
-    reserved: U16,
-    /// Digest of the root certificate, which need not be in the chain.
-    pub root_digest: Digest,
+    /// Upper half of the length from version 1.4 on, reserved before.
+    pub upper: U16,
 }
 
 impl ChainHeader {
     /// Bytes of the header.
     pub const LENGTH: usize = size_of::<Self>();
 
-    /// Makes the header for a chain of `certificates` bytes of DER.
+    /// Makes the header for a chain of `certificates` bytes of DER, and a digest of `hash` bytes.
     ///
     /// # Errors
     /// [`Malformed::Length`] if that is more than a chain can have.
-    pub fn new(certificates: usize, root_digest: Digest) -> Result<Self, Malformed> {
+    pub fn new(certificates: usize, hash: usize) -> Result<Self, Malformed> {
         let length = certificates
             .checked_add(Self::LENGTH)
+            .and_then(|length| length.checked_add(hash))
             .ok_or(Malformed::Length)?;
         Ok(Self {
             length: length16(length)?,
-            reserved: U16::ZERO,
-            root_digest,
+            upper: U16::ZERO,
         })
     }
 }

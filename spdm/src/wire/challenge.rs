@@ -3,10 +3,9 @@
 
 //! CHALLENGE and CHALLENGE_AUTH.
 
-use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Code, Digest, Header, Malformed, Nonce, Reader, Signature, Writer, length16};
+use super::{Code, Header, Layout, Malformed, Nonce, Reader, RequesterContext, Version, Writer};
 
 /// Which measurements a summary covers.
 #[derive(
@@ -25,55 +24,76 @@ impl SummaryType {
 }
 
 /// CHALLENGE.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Challenge {
-    header: Header,
+    /// Slot of the chain that answers for the responder.
+    pub slot: u8,
+    /// Which measurements the answer shall sum up.
+    pub summary: SummaryType,
     /// The requester's nonce.
     pub nonce: Nonce,
+    /// What the answer repeats, from version 1.3 on.
+    pub context: RequesterContext,
 }
 
 impl Challenge {
-    /// Makes a challenge to the chain in `slot`.
-    #[must_use]
-    pub const fn new(slot: u8, summary: SummaryType, nonce: Nonce) -> Self {
-        Self {
-            header: Header::new(Code::CHALLENGE, slot, summary.0),
-            nonce,
-        }
-    }
-
     /// Takes the message apart.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &[u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &[u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
-        let fixed = *reader.read::<Self>()?;
-        fixed.header.expect(Code::CHALLENGE)?;
-        Ok((fixed, reader.used()))
+        let header = reader.read::<Header>()?;
+        header.expect(version, Code::CHALLENGE)?;
+        let challenge = Self {
+            slot: header.param1,
+            summary: SummaryType(header.param2),
+            nonce: *reader.read()?,
+            context: read_context(&mut reader, version)?,
+        };
+        Ok((challenge, reader.used()))
     }
 
     /// Writes the message and returns its length.
     ///
     /// # Errors
     /// [`Malformed::NoRoom`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(self)?;
+        writer.write(&Header::new(
+            version,
+            Code::CHALLENGE,
+            self.slot,
+            self.summary.0,
+        ))?;
+        writer.write(&self.nonce)?;
+        write_context(&mut writer, version, &self.context)?;
         Ok(writer.written())
     }
+}
 
-    /// Returns the slot.
-    #[must_use]
-    pub const fn slot(&self) -> u8 {
-        self.header.param1
+/// Reads the field that version 1.3 brought; before, it counts as zeros.
+pub(super) fn read_context(
+    reader: &mut Reader<'_>,
+    version: Version,
+) -> Result<RequesterContext, Malformed> {
+    if version.is_at_least(Version::V1_3) {
+        reader.read().copied()
+    } else {
+        Ok(RequesterContext::default())
     }
+}
 
-    /// Returns which measurements the answer shall sum up.
-    #[must_use]
-    pub const fn summary(&self) -> SummaryType {
-        SummaryType(self.header.param2)
+/// Writes the field that version 1.3 brought.
+pub(super) fn write_context(
+    writer: &mut Writer<'_>,
+    version: Version,
+    context: &RequesterContext,
+) -> Result<(), Malformed> {
+    if version.is_at_least(Version::V1_3) {
+        writer.write(context)
+    } else {
+        Ok(())
     }
 }
 
@@ -85,15 +105,17 @@ pub struct ChallengeAuth<'a> {
     /// Bit n: slot n holds a chain.
     pub slot_mask: u8,
     /// Digest of the chain.
-    pub chain_digest: &'a Digest,
+    pub chain_digest: &'a [u8],
     /// The responder's nonce.
     pub nonce: &'a Nonce,
     /// Digest over measurements, if the challenge asked for it.
-    pub summary: Option<&'a Digest>,
+    pub summary: Option<&'a [u8]>,
     /// Opaque data.
     pub opaque: &'a [u8],
+    /// What the challenge said.
+    pub context: RequesterContext,
     /// Signature over M1.
-    pub signature: &'a Signature,
+    pub signature: &'a [u8],
 }
 
 impl<'a> ChallengeAuth<'a> {
@@ -101,25 +123,27 @@ impl<'a> ChallengeAuth<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8], with_summary: bool) -> Result<(Self, usize), Malformed> {
+    pub fn parse(
+        message: &'a [u8],
+        layout: &Layout,
+        with_summary: bool,
+    ) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let header = reader.read::<Header>()?;
-        header.expect(Code::CHALLENGE_AUTH)?;
+        header.expect(layout.version, Code::CHALLENGE_AUTH)?;
         let view = Self {
             attributes: header.param1,
             slot_mask: header.param2,
-            chain_digest: reader.read()?,
+            chain_digest: reader.take(layout.hash)?,
             nonce: reader.read()?,
             summary: if with_summary {
-                Some(reader.read()?)
+                Some(reader.take(layout.hash)?)
             } else {
                 None
             },
-            opaque: {
-                let length = reader.read::<U16>()?.get();
-                reader.take(usize::from(length))?
-            },
-            signature: reader.read()?,
+            opaque: reader.opaque()?,
+            context: read_context(&mut reader, layout.version)?,
+            signature: reader.take(layout.signature)?,
         };
         Ok((view, reader.used()))
     }
@@ -129,21 +153,22 @@ impl<'a> ChallengeAuth<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
         writer.write(&Header::new(
+            layout.version,
             Code::CHALLENGE_AUTH,
             self.attributes,
             self.slot_mask,
         ))?;
-        writer.write(self.chain_digest)?;
+        writer.sized(self.chain_digest, layout.hash)?;
         writer.write(self.nonce)?;
         if let Some(summary) = self.summary {
-            writer.write(summary)?;
+            writer.sized(summary, layout.hash)?;
         }
-        writer.write(&length16(self.opaque.len())?)?;
-        writer.put(self.opaque)?;
-        writer.write(self.signature)?;
+        writer.opaque(self.opaque)?;
+        write_context(&mut writer, layout.version, &self.context)?;
+        writer.sized(self.signature, layout.signature)?;
         Ok(writer.written())
     }
 }

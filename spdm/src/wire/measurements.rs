@@ -6,7 +6,10 @@
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Code, Header, Malformed, Nonce, Reader, Signature, Writer, length16};
+use super::challenge::{read_context, write_context};
+use super::{
+    Code, Header, Layout, Malformed, Nonce, Reader, RequesterContext, Version, Writer, length16,
+};
 
 /// Attribute of the request: sign.
 pub const ATTRIBUTE_SIGN: u8 = 1;
@@ -26,6 +29,8 @@ pub struct GetMeasurements {
     pub operation: u8,
     /// Nonce and slot, if a signature is asked for.
     pub signed: Option<(Nonce, u8)>,
+    /// What the answer repeats, from version 1.3 on.
+    pub context: RequesterContext,
 }
 
 impl GetMeasurements {
@@ -33,10 +38,10 @@ impl GetMeasurements {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &[u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &[u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let header = reader.read::<Header>()?;
-        header.expect(Code::GET_MEASUREMENTS)?;
+        header.expect(version, Code::GET_MEASUREMENTS)?;
         let signed = if header.param1 & ATTRIBUTE_SIGN == 0 {
             None
         } else {
@@ -49,6 +54,7 @@ impl GetMeasurements {
                 raw,
                 operation: header.param2,
                 signed,
+                context: read_context(&mut reader, version)?,
             },
             reader.used(),
         ))
@@ -58,7 +64,7 @@ impl GetMeasurements {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut attributes = 0;
         if self.signed.is_some() {
             attributes |= ATTRIBUTE_SIGN;
@@ -68,6 +74,7 @@ impl GetMeasurements {
         }
         let mut writer = Writer::new(out);
         writer.write(&Header::new(
+            version,
             Code::GET_MEASUREMENTS,
             attributes,
             self.operation,
@@ -76,6 +83,7 @@ impl GetMeasurements {
             writer.write(nonce)?;
             writer.write(slot)?;
         }
+        write_context(&mut writer, version, &self.context)?;
         Ok(writer.written())
     }
 }
@@ -102,8 +110,10 @@ pub struct Measurements<'a> {
     pub nonce: &'a Nonce,
     /// Opaque data.
     pub opaque: &'a [u8],
+    /// What the request said.
+    pub context: RequesterContext,
     /// Signature over L1, if asked for.
-    pub signature: Option<&'a Signature>,
+    pub signature: Option<&'a [u8]>,
 }
 
 impl<'a> Measurements<'a> {
@@ -111,10 +121,14 @@ impl<'a> Measurements<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8], signed: bool) -> Result<(Self, usize), Malformed> {
+    pub fn parse(
+        message: &'a [u8],
+        layout: &Layout,
+        signed: bool,
+    ) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let header = reader.read::<Header>()?;
-        header.expect(Code::MEASUREMENTS)?;
+        header.expect(layout.version, Code::MEASUREMENTS)?;
         let fixed = reader.read::<RecordFixed>()?;
         let [b0, b1, b2] = fixed.length;
         let length = u32::from_le_bytes([b0, b1, b2, 0]);
@@ -125,11 +139,13 @@ impl<'a> Measurements<'a> {
             block_count: fixed.blocks,
             record,
             nonce: reader.read()?,
-            opaque: {
-                let length = reader.read::<U16>()?.get();
-                reader.take(usize::from(length))?
+            opaque: reader.opaque()?,
+            context: read_context(&mut reader, layout.version)?,
+            signature: if signed {
+                Some(reader.take(layout.signature)?)
+            } else {
+                None
             },
-            signature: if signed { Some(reader.read()?) } else { None },
         };
         Ok((view, reader.used()))
     }
@@ -138,13 +154,14 @@ impl<'a> Measurements<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
         let length = u32::try_from(self.record.len()).map_err(|_| Malformed::Length)?;
         let [b0, b1, b2, 0] = length.to_le_bytes() else {
             return Err(Malformed::Length);
         };
         let mut writer = Writer::new(out);
         writer.write(&Header::new(
+            layout.version,
             Code::MEASUREMENTS,
             self.total,
             self.attributes,
@@ -155,10 +172,10 @@ impl<'a> Measurements<'a> {
         })?;
         writer.put(self.record)?;
         writer.write(self.nonce)?;
-        writer.write(&length16(self.opaque.len())?)?;
-        writer.put(self.opaque)?;
+        writer.opaque(self.opaque)?;
+        write_context(&mut writer, layout.version, &self.context)?;
         if let Some(signature) = self.signature {
-            writer.write(signature)?;
+            writer.sized(signature, layout.signature)?;
         }
         Ok(writer.written())
     }

@@ -3,7 +3,7 @@
 
 //! Wire formats: what is on the mailbox, for either side of the conversation.
 //!
-//! Layouts follow DSP0274 1.2 (SPDM), DSP0277 (secured messages), and the PCI-SIG's DOE, IDE_KM and
+//! Layouts follow DSP0274 1.2 to 1.4 (SPDM), DSP0277 (secured messages), and the PCI-SIG's DOE, IDE_KM and
 //! TDISP. All fields are little endian. Parsing takes bytes that the other side chose: it checks
 //! every length before use, ignores reserved fields, and returns the exact length of the message,
 //! because transcripts must not contain the padding of the mailbox. Nothing here keeps state.
@@ -22,23 +22,13 @@ pub mod vendor;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bytes of a SHA-384 digest and of an HMAC over it.
-pub const HASH_LENGTH: usize = 48;
-/// Bytes of an ECDSA P-384 signature: `r`, then `s`, both big endian.
-pub const SIGNATURE_LENGTH: usize = 96;
-/// Bytes of a secp384r1 exchange value: `x`, then `y`, both big endian.
-pub const EXCHANGE_LENGTH: usize = 96;
 /// Bytes of a nonce.
 pub const NONCE_LENGTH: usize = 32;
 
-/// A SHA-384 digest.
-pub type Digest = [u8; HASH_LENGTH];
-/// An ECDSA P-384 signature.
-pub type Signature = [u8; SIGNATURE_LENGTH];
-/// A secp384r1 exchange value.
-pub type Exchange = [u8; EXCHANGE_LENGTH];
 /// A nonce.
 pub type Nonce = [u8; NONCE_LENGTH];
+/// What a requester lets a responder repeat, from version 1.3 on.
+pub type RequesterContext = [u8; 8];
 
 /// Says why bytes are not the message that was asked for, or why a message cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +57,33 @@ pub struct Version(pub u8);
 impl Version {
     /// The version that GET_VERSION and VERSION carry.
     pub const V1_0: Self = Self(0x10);
-    /// The only version spoken after that.
+    /// Version 1.2.
     pub const V1_2: Self = Self(0x12);
+    /// Version 1.3.
+    pub const V1_3: Self = Self(0x13);
+    /// Version 1.4.
+    pub const V1_4: Self = Self(0x14);
+
+    /// Returns whether this is `other` or a later version.
+    #[must_use]
+    pub const fn is_at_least(self, other: Self) -> bool {
+        self.0 >= other.0
+    }
+}
+
+/// What a conversation agreed on, as far as messages look different for it. Lengths are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// SPDM version.
+    pub version: Version,
+    /// A digest, and an HMAC.
+    pub hash: usize,
+    /// A signature.
+    pub signature: usize,
+    /// The exchange value of KEY_EXCHANGE.
+    pub exchange_request: usize,
+    /// The exchange value of KEY_EXCHANGE_RSP.
+    pub exchange_response: usize,
 }
 
 /// SPDM request or response code.
@@ -139,11 +154,11 @@ impl Header {
     /// Bytes of a header.
     pub const LENGTH: usize = 4;
 
-    /// Makes the header of a message of version 1.2.
+    /// Makes the header of a message.
     #[must_use]
-    pub const fn new(code: Code, param1: u8, param2: u8) -> Self {
+    pub const fn new(version: Version, code: Code, param1: u8, param2: u8) -> Self {
         Self {
-            version: Version::V1_2,
+            version,
             code,
             param1,
             param2,
@@ -158,13 +173,13 @@ impl Header {
         Reader::new(message).read::<Self>().copied()
     }
 
-    /// Reads a message of version 1.2 that is a header and no more.
+    /// Reads a message that is a header and no more.
     ///
     /// # Errors
     /// [`Malformed::Truncated`], [`Malformed::Version`] or [`Malformed::Code`].
-    pub fn parse(message: &[u8], code: Code) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &[u8], version: Version, code: Code) -> Result<(Self, usize), Malformed> {
         let header = Self::peek(message)?;
-        header.expect(code)?;
+        header.expect(version, code)?;
         Ok((header, Self::LENGTH))
     }
 
@@ -178,12 +193,12 @@ impl Header {
         Ok(writer.written())
     }
 
-    /// Checks that this begins message `code` of version 1.2.
+    /// Checks that this begins message `code` of `version`.
     ///
     /// # Errors
     /// [`Malformed::Version`] or [`Malformed::Code`].
-    pub fn expect(self, code: Code) -> Result<(), Malformed> {
-        if self.version != Version::V1_2 {
+    pub fn expect(self, version: Version, code: Code) -> Result<(), Malformed> {
+        if self.version != version {
             Err(Malformed::Version)
         } else if self.code != code {
             Err(Malformed::Code)
@@ -224,6 +239,12 @@ impl<'a> Reader<'a> {
         T: FromBytes + KnownLayout + Immutable + Unaligned,
     {
         T::ref_from_bytes(self.take(size_of::<T>())?).map_err(|_| Malformed::Truncated)
+    }
+
+    /// Takes bytes that a 16-bit length precedes.
+    pub(crate) fn opaque(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.read::<zerocopy::little_endian::U16>()?.get();
+        self.take(usize::from(length))
     }
 
     /// Takes `count` fixed structures.
@@ -269,6 +290,20 @@ impl<'a> Writer<'a> {
             .copy_from_slice(bytes);
         self.written = end;
         Ok(())
+    }
+
+    /// Appends bytes with their 16-bit length before them.
+    pub(crate) fn opaque(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.write(&length16(bytes.len())?)?;
+        self.put(bytes)
+    }
+
+    /// Appends bytes of which the layout wants `length`.
+    pub(crate) fn sized(&mut self, bytes: &[u8], length: usize) -> Result<(), Malformed> {
+        if bytes.len() != length {
+            return Err(Malformed::Length);
+        }
+        self.put(bytes)
     }
 
     /// Appends one fixed structure.

@@ -162,9 +162,15 @@ impl CapabilitiesMessage {
 
     /// Makes either message, for a sender that takes `size` bytes and knows no chunks.
     #[must_use]
-    pub fn new(code: Code, ct_exponent: u8, flags: Capabilities, size: u32) -> Self {
+    pub fn new(
+        version: Version,
+        code: Code,
+        ct_exponent: u8,
+        flags: Capabilities,
+        size: u32,
+    ) -> Self {
         Self {
-            header: Header::new(code, 0, 0),
+            header: Header::new(version, code, 0, 0),
             reserved0: 0,
             ct_exponent,
             reserved1: U16::ZERO,
@@ -178,9 +184,9 @@ impl CapabilitiesMessage {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &[u8], code: Code) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &[u8], version: Version, code: Code) -> Result<(Self, usize), Malformed> {
         let fixed = *Reader::new(message).read::<Self>()?;
-        fixed.header.expect(code)?;
+        fixed.header.expect(version, code)?;
         Ok((fixed, Self::LENGTH))
     }
 
@@ -205,12 +211,30 @@ impl CapabilitiesMessage {
 pub const MEASUREMENT_SPECIFICATION_DMTF: u8 = 1;
 /// Other parameter: opaque data in format 1.
 pub const OPAQUE_FORMAT_1: u8 = 2;
+/// Signatures: ECDSA over NIST P-256.
+pub const ASYM_ECDSA_P256: u32 = 0x10;
 /// Signatures: ECDSA over NIST P-384.
 pub const ASYM_ECDSA_P384: u32 = 0x80;
+/// Hash: SHA-256.
+pub const HASH_SHA256: u32 = 0x1;
 /// Hash: SHA-384.
 pub const HASH_SHA384: u32 = 0x2;
+/// Hash of measurements: SHA-256.
+pub const MEASUREMENT_HASH_SHA256: u32 = 0x2;
 /// Hash of measurements: SHA-384.
 pub const MEASUREMENT_HASH_SHA384: u32 = 0x4;
+/// Key exchange: secp256r1.
+pub const DHE_SECP256R1: u16 = 0x8;
+/// Key exchange: secp384r1.
+pub const DHE_SECP384R1: u16 = 0x10;
+/// Encryption: AES-128-GCM.
+pub const AEAD_AES_128_GCM: u16 = 0x1;
+/// Encryption: AES-256-GCM.
+pub const AEAD_AES_256_GCM: u16 = 0x2;
+/// Encryption: ChaCha20-Poly1305.
+pub const AEAD_CHACHA20_POLY1305: u16 = 0x4;
+/// Key schedule: SPDM's.
+pub const KEY_SCHEDULE_SPDM: u16 = 0x1;
 
 /// One entry of the algorithm list.
 #[derive(
@@ -227,30 +251,22 @@ pub struct Algorithm {
 }
 
 impl Algorithm {
-    /// Key exchange: secp384r1.
-    pub const DHE_SECP384R1: Self = Self {
-        kind: 2,
-        count: 0x20,
-        mask: U16::from_bytes([0x10, 0]),
-    };
-    /// Encryption: AES-256-GCM.
-    pub const AEAD_AES_256_GCM: Self = Self {
-        kind: 3,
-        count: 0x20,
-        mask: U16::from_bytes([2, 0]),
-    };
-    /// Key schedule: SPDM's.
-    pub const KEY_SCHEDULE_SPDM: Self = Self {
-        kind: 5,
-        count: 0x20,
-        mask: U16::from_bytes([1, 0]),
-    };
-    /// The three that a session of this suite needs, in the order of their kinds.
-    pub const SUITE: [Self; 3] = [
-        Self::DHE_SECP384R1,
-        Self::AEAD_AES_256_GCM,
-        Self::KEY_SCHEDULE_SPDM,
-    ];
+    /// Kind: Diffie-Hellman groups.
+    pub const DHE: u8 = 2;
+    /// Kind: encryption.
+    pub const AEAD: u8 = 3;
+    /// Kind: key schedule.
+    pub const KEY_SCHEDULE: u8 = 5;
+
+    /// Makes an entry.
+    #[must_use]
+    pub const fn new(kind: u8, mask: u16) -> Self {
+        Self {
+            kind,
+            count: 0x20,
+            mask: U16::from_bytes(mask.to_le_bytes()),
+        }
+    }
 }
 
 /// The fixed part of NEGOTIATE_ALGORITHMS.
@@ -263,7 +279,9 @@ struct NegotiateFixed {
     other_parameters: u8,
     asym: U32,
     hash: U32,
-    reserved0: [u8; 12],
+    /// Reserved before version 1.4.
+    pqc_asym: U32,
+    reserved0: [u8; 8],
     external_asym_count: u8,
     external_hash_count: u8,
     reserved1: [u8; 2],
@@ -280,19 +298,10 @@ pub struct NegotiateAlgorithms<'a> {
     pub asym: u32,
     /// Hash algorithms offered.
     pub hash: u32,
+    /// Post-quantum signature algorithms offered; zero before version 1.4.
+    pub pqc_asym: u32,
     /// The list.
     pub algorithms: &'a [Algorithm],
-}
-
-impl NegotiateAlgorithms<'static> {
-    /// Offers the one suite that this crate speaks.
-    pub const SUITE: Self = Self {
-        measurement_specification: MEASUREMENT_SPECIFICATION_DMTF,
-        other_parameters: OPAQUE_FORMAT_1,
-        asym: ASYM_ECDSA_P384,
-        hash: HASH_SHA384,
-        algorithms: &Algorithm::SUITE,
-    };
 }
 
 impl<'a> NegotiateAlgorithms<'a> {
@@ -300,10 +309,10 @@ impl<'a> NegotiateAlgorithms<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = reader.read::<NegotiateFixed>()?;
-        fixed.header.expect(Code::NEGOTIATE_ALGORITHMS)?;
+        fixed.header.expect(version, Code::NEGOTIATE_ALGORITHMS)?;
         if fixed.external_asym_count != 0 || fixed.external_hash_count != 0 {
             return Err(Malformed::Value);
         }
@@ -314,6 +323,7 @@ impl<'a> NegotiateAlgorithms<'a> {
             other_parameters: fixed.other_parameters,
             asym: fixed.asym.get(),
             hash: fixed.hash.get(),
+            pqc_asym: since_1_4(version, fixed.pqc_asym),
             algorithms,
         };
         Ok((view, reader.used()))
@@ -323,23 +333,33 @@ impl<'a> NegotiateAlgorithms<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let (count, length) = list_sizes(self.algorithms, size_of::<NegotiateFixed>())?;
         let mut writer = Writer::new(out);
         writer.write(&NegotiateFixed {
-            header: Header::new(Code::NEGOTIATE_ALGORITHMS, count, 0),
+            header: Header::new(version, Code::NEGOTIATE_ALGORITHMS, count, 0),
             length,
             measurement_specification: self.measurement_specification,
             other_parameters: self.other_parameters,
             asym: self.asym.into(),
             hash: self.hash.into(),
-            reserved0: [0; 12],
+            pqc_asym: since_1_4(version, self.pqc_asym.into()).into(),
+            reserved0: [0; 8],
             external_asym_count: 0,
             external_hash_count: 0,
             reserved1: [0; 2],
         })?;
         writer.write(self.algorithms)?;
         Ok(writer.written())
+    }
+}
+
+/// Returns the value of a field that version 1.4 brought, and zero for what was reserved before.
+fn since_1_4(version: Version, field: U32) -> u32 {
+    if version.is_at_least(Version::V1_4) {
+        field.get()
+    } else {
+        0
     }
 }
 
@@ -354,7 +374,9 @@ struct AlgorithmsFixed {
     measurement_hash: U32,
     asym: U32,
     hash: U32,
-    reserved0: [u8; 12],
+    /// Reserved before version 1.4.
+    pqc_asym: U32,
+    reserved0: [u8; 8],
     external_asym_count: u8,
     external_hash_count: u8,
     reserved1: [u8; 2],
@@ -373,20 +395,10 @@ pub struct Algorithms<'a> {
     pub asym: u32,
     /// Hash algorithm selected.
     pub hash: u32,
+    /// Post-quantum signature algorithm selected; zero before version 1.4.
+    pub pqc_asym: u32,
     /// The list.
     pub algorithms: &'a [Algorithm],
-}
-
-impl Algorithms<'static> {
-    /// Selects the one suite that this crate speaks.
-    pub const SUITE: Self = Self {
-        measurement_specification: MEASUREMENT_SPECIFICATION_DMTF,
-        other_parameters: OPAQUE_FORMAT_1,
-        measurement_hash: MEASUREMENT_HASH_SHA384,
-        asym: ASYM_ECDSA_P384,
-        hash: HASH_SHA384,
-        algorithms: &Algorithm::SUITE,
-    };
 }
 
 impl<'a> Algorithms<'a> {
@@ -394,10 +406,10 @@ impl<'a> Algorithms<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], version: Version) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = reader.read::<AlgorithmsFixed>()?;
-        fixed.header.expect(Code::ALGORITHMS)?;
+        fixed.header.expect(version, Code::ALGORITHMS)?;
         if fixed.external_asym_count != 0 || fixed.external_hash_count != 0 {
             return Err(Malformed::Value);
         }
@@ -409,6 +421,7 @@ impl<'a> Algorithms<'a> {
             measurement_hash: fixed.measurement_hash.get(),
             asym: fixed.asym.get(),
             hash: fixed.hash.get(),
+            pqc_asym: since_1_4(version, fixed.pqc_asym),
             algorithms,
         };
         Ok((view, reader.used()))
@@ -418,18 +431,19 @@ impl<'a> Algorithms<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let (count, length) = list_sizes(self.algorithms, size_of::<AlgorithmsFixed>())?;
         let mut writer = Writer::new(out);
         writer.write(&AlgorithmsFixed {
-            header: Header::new(Code::ALGORITHMS, count, 0),
+            header: Header::new(version, Code::ALGORITHMS, count, 0),
             length,
             measurement_specification: self.measurement_specification,
             other_parameters: self.other_parameters,
             measurement_hash: self.measurement_hash.into(),
             asym: self.asym.into(),
             hash: self.hash.into(),
-            reserved0: [0; 12],
+            pqc_asym: since_1_4(version, self.pqc_asym.into()).into(),
+            reserved0: [0; 8],
             external_asym_count: 0,
             external_hash_count: 0,
             reserved1: [0; 2],

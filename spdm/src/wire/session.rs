@@ -3,16 +3,13 @@
 
 //! KEY_EXCHANGE and FINISH, and what keeps a session going and ends it.
 //!
-//! FINISH_RSP (handshake encrypted), HEARTBEAT, KEY_UPDATE, END_SESSION and their acknowledgments
-//! are headers and no more.
+//! HEARTBEAT, KEY_UPDATE, END_SESSION and their acknowledgments are headers and no more.
 
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::challenge::SummaryType;
-use super::{
-    Code, Digest, Exchange, Header, Malformed, Nonce, Reader, Signature, Writer, length16,
-};
+use super::{Code, Header, Layout, Malformed, Nonce, Reader, Version, Writer};
 
 /// The number of a session: the requester's half in bits 15:0, the responder's in bits 31:16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +34,6 @@ struct ExchangeFixed {
     /// Request: reserved. Response: slot for mutual authentication.
     byte7: u8,
     random: Nonce,
-    exchange: Exchange,
 }
 
 /// KEY_EXCHANGE.
@@ -54,7 +50,7 @@ pub struct KeyExchange<'a> {
     /// The requester's random data.
     pub random: &'a Nonce,
     /// The requester's exchange value.
-    pub exchange: &'a Exchange,
+    pub exchange: &'a [u8],
     /// Opaque data.
     pub opaque: &'a [u8],
 }
@@ -64,19 +60,18 @@ impl<'a> KeyExchange<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], layout: &Layout) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = reader.read::<ExchangeFixed>()?;
-        fixed.header.expect(Code::KEY_EXCHANGE)?;
-        let length = reader.read::<U16>()?.get();
+        fixed.header.expect(layout.version, Code::KEY_EXCHANGE)?;
         let view = Self {
             summary: SummaryType(fixed.header.param1),
             slot: fixed.header.param2,
             session_id: fixed.session_id.get(),
             policy: fixed.byte6,
             random: &fixed.random,
-            exchange: &fixed.exchange,
-            opaque: reader.take(usize::from(length))?,
+            exchange: reader.take(layout.exchange_request)?,
+            opaque: reader.opaque()?,
         };
         Ok((view, reader.used()))
     }
@@ -85,15 +80,19 @@ impl<'a> KeyExchange<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(&Header::new(Code::KEY_EXCHANGE, self.summary.0, self.slot))?;
+        writer.write(&Header::new(
+            layout.version,
+            Code::KEY_EXCHANGE,
+            self.summary.0,
+            self.slot,
+        ))?;
         writer.write(&U16::new(self.session_id))?;
         writer.put(&[self.policy, 0])?;
         writer.write(self.random)?;
-        writer.write(self.exchange)?;
-        writer.write(&length16(self.opaque.len())?)?;
-        writer.put(self.opaque)?;
+        writer.sized(self.exchange, layout.exchange_request)?;
+        writer.opaque(self.opaque)?;
         Ok(writer.written())
     }
 }
@@ -110,46 +109,52 @@ pub struct KeyExchangeResponse<'a> {
     /// The responder's random data.
     pub random: &'a Nonce,
     /// The responder's exchange value.
-    pub exchange: &'a Exchange,
+    pub exchange: &'a [u8],
     /// Digest over measurements, if asked for.
-    pub summary: Option<&'a Digest>,
+    pub summary: Option<&'a [u8]>,
     /// Opaque data.
     pub opaque: &'a [u8],
     /// Signature over the transcript.
-    pub signature: &'a Signature,
+    pub signature: &'a [u8],
     /// HMAC over the transcript; the last field, present as the handshake is encrypted.
-    pub verify_data: &'a Digest,
+    pub verify_data: &'a [u8],
 }
 
 impl<'a> KeyExchangeResponse<'a> {
-    /// Bytes after what the signature covers.
-    pub const AFTER_SIGNED: usize = super::SIGNATURE_LENGTH + super::HASH_LENGTH;
+    /// Returns the bytes after what the signature covers.
+    #[must_use]
+    pub const fn after_signed(layout: &Layout) -> usize {
+        layout.signature.saturating_add(layout.hash)
+    }
 
     /// Takes the message apart.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn parse(message: &'a [u8], with_summary: bool) -> Result<(Self, usize), Malformed> {
+    pub fn parse(
+        message: &'a [u8],
+        layout: &Layout,
+        with_summary: bool,
+    ) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = reader.read::<ExchangeFixed>()?;
-        fixed.header.expect(Code::KEY_EXCHANGE_RSP)?;
+        fixed
+            .header
+            .expect(layout.version, Code::KEY_EXCHANGE_RSP)?;
         let view = Self {
             heartbeat: fixed.header.param1,
             session_id: fixed.session_id.get(),
             mutual_authentication: fixed.byte6,
             random: &fixed.random,
-            exchange: &fixed.exchange,
+            exchange: reader.take(layout.exchange_response)?,
             summary: if with_summary {
-                Some(reader.read()?)
+                Some(reader.take(layout.hash)?)
             } else {
                 None
             },
-            opaque: {
-                let length = reader.read::<U16>()?.get();
-                reader.take(usize::from(length))?
-            },
-            signature: reader.read()?,
-            verify_data: reader.read()?,
+            opaque: reader.opaque()?,
+            signature: reader.take(layout.signature)?,
+            verify_data: reader.take(layout.hash)?,
         };
         Ok((view, reader.used()))
     }
@@ -159,68 +164,116 @@ impl<'a> KeyExchangeResponse<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(&Header::new(Code::KEY_EXCHANGE_RSP, self.heartbeat, 0))?;
+        writer.write(&Header::new(
+            layout.version,
+            Code::KEY_EXCHANGE_RSP,
+            self.heartbeat,
+            0,
+        ))?;
         writer.write(&U16::new(self.session_id))?;
         writer.put(&[self.mutual_authentication, 0])?;
         writer.write(self.random)?;
-        writer.write(self.exchange)?;
+        writer.sized(self.exchange, layout.exchange_response)?;
         if let Some(summary) = self.summary {
-            writer.write(summary)?;
+            writer.sized(summary, layout.hash)?;
         }
-        writer.write(&length16(self.opaque.len())?)?;
-        writer.put(self.opaque)?;
-        writer.write(self.signature)?;
-        writer.write(self.verify_data)?;
+        writer.opaque(self.opaque)?;
+        writer.sized(self.signature, layout.signature)?;
+        writer.sized(self.verify_data, layout.hash)?;
         Ok(writer.written())
     }
 }
 
 /// FINISH without a signature, as there is no mutual authentication.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub struct Finish {
-    header: Header,
-    /// HMAC over the transcript and the header.
-    pub verify_data: Digest,
+#[derive(Clone, Copy, Debug)]
+pub struct Finish<'a> {
+    /// Opaque data, from version 1.4 on.
+    pub opaque: &'a [u8],
+    /// HMAC over the transcript and what precedes it in the message.
+    pub verify_data: &'a [u8],
 }
 
-impl Finish {
-    /// The header, which the HMAC covers.
-    pub const HEADER: Header = Header::new(Code::FINISH, 0, 0);
-
-    /// Makes the message.
-    #[must_use]
-    pub const fn new(verify_data: Digest) -> Self {
-        Self {
-            header: Self::HEADER,
-            verify_data,
-        }
-    }
-
+impl<'a> Finish<'a> {
     /// Takes the message apart.
     ///
     /// # Errors
     /// [`Malformed`]; [`Malformed::Value`] if it holds a signature.
-    pub fn parse(message: &[u8]) -> Result<(Self, usize), Malformed> {
+    pub fn parse(message: &'a [u8], layout: &Layout) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
-        let fixed = *reader.read::<Self>()?;
-        fixed.header.expect(Code::FINISH)?;
-        if fixed.header.param1 & 1 != 0 {
+        let header = reader.read::<Header>()?;
+        header.expect(layout.version, Code::FINISH)?;
+        if header.param1 & 1 != 0 {
             return Err(Malformed::Value);
         }
-        Ok((fixed, reader.used()))
+        let view = Self {
+            opaque: read_opaque(&mut reader, layout.version)?,
+            verify_data: reader.take(layout.hash)?,
+        };
+        Ok((view, reader.used()))
+    }
+
+    /// Writes the message and returns its length. Make the HMAC over what precedes the verify data,
+    /// then write again.
+    ///
+    /// # Errors
+    /// [`Malformed::NoRoom`] or [`Malformed::Length`].
+    pub fn emit(&self, layout: &Layout, out: &mut [u8]) -> Result<usize, Malformed> {
+        let mut writer = Writer::new(out);
+        writer.write(&Header::new(layout.version, Code::FINISH, 0, 0))?;
+        write_opaque(&mut writer, layout.version, self.opaque)?;
+        writer.sized(self.verify_data, layout.hash)?;
+        Ok(writer.written())
+    }
+}
+
+/// FINISH_RSP without verify data, as the handshake is encrypted.
+#[derive(Clone, Copy, Debug)]
+pub struct FinishResponse<'a> {
+    /// Opaque data, from version 1.4 on.
+    pub opaque: &'a [u8],
+}
+
+impl<'a> FinishResponse<'a> {
+    /// Takes the message apart.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn parse(message: &'a [u8], version: Version) -> Result<(Self, usize), Malformed> {
+        let mut reader = Reader::new(message);
+        reader.read::<Header>()?.expect(version, Code::FINISH_RSP)?;
+        let opaque = read_opaque(&mut reader, version)?;
+        Ok((Self { opaque }, reader.used()))
     }
 
     /// Writes the message and returns its length.
     ///
     /// # Errors
-    /// [`Malformed::NoRoom`].
-    pub fn emit(&self, out: &mut [u8]) -> Result<usize, Malformed> {
+    /// [`Malformed::NoRoom`] or [`Malformed::Length`].
+    pub fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
-        writer.write(self)?;
+        writer.write(&Header::new(version, Code::FINISH_RSP, 0, 0))?;
+        write_opaque(&mut writer, version, self.opaque)?;
         Ok(writer.written())
+    }
+}
+
+/// Reads the opaque data that version 1.4 brought.
+fn read_opaque<'a>(reader: &mut Reader<'a>, version: Version) -> Result<&'a [u8], Malformed> {
+    if version.is_at_least(Version::V1_4) {
+        reader.opaque()
+    } else {
+        Ok(&[])
+    }
+}
+
+/// Writes the opaque data that version 1.4 brought.
+fn write_opaque(writer: &mut Writer<'_>, version: Version, opaque: &[u8]) -> Result<(), Malformed> {
+    if version.is_at_least(Version::V1_4) {
+        writer.opaque(opaque)
+    } else {
+        Ok(())
     }
 }
 

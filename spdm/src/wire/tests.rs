@@ -9,45 +9,70 @@ use super::doe::{DataObject, ObjectType};
 use super::error::ErrorResponse;
 use super::measurements::{Block, GetMeasurements, Measurements};
 use super::negotiation::{
-    Algorithms, Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
+    Algorithm, Algorithms, Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
 };
 use super::pci_sig::{ide_km, tdisp};
 use super::record::RecordHeader;
-use super::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
+use super::session::{Finish, FinishResponse, KeyExchange, KeyExchangeResponse, SessionId};
 use super::vendor::VendorDefined;
-use super::{Code, Header, Malformed, Version, opaque};
+use super::{Code, Header, Layout, Malformed, Version, opaque};
+use crate::crypto::Suite;
+
+const VERSIONS: [Version; 3] = [Version::V1_2, Version::V1_3, Version::V1_4];
+
+/// The layout of the longest classical messages in a version.
+fn layout(version: Version) -> Layout {
+    Suite {
+        version,
+        ..Suite::STRONGEST
+    }
+    .layout()
+}
 
 /// Runs every parser, and every walk over what it returned, on `bytes`.
 fn parse_everything(bytes: &[u8]) {
     let _ = Header::peek(bytes);
     let _ = DataObject::parse(bytes);
     let _ = VersionResponse::parse(bytes).map(|(view, _)| view.offers(Version::V1_2));
-    let _ = CapabilitiesMessage::parse(bytes, Code::CAPABILITIES);
-    let _ = NegotiateAlgorithms::parse(bytes);
-    let _ = Algorithms::parse(bytes);
-    let _ = Digests::parse(bytes).map(|(view, _)| view.slot0().copied());
-    let _ = GetCertificate::parse(bytes);
-    let _ = Certificate::parse(bytes);
-    let _ = Challenge::parse(bytes);
     let _ = ErrorResponse::parse(bytes);
-    let _ = GetMeasurements::parse(bytes);
-    let _ = KeyExchange::parse(bytes);
-    let _ = Finish::parse(bytes);
     let _ = RecordHeader::parse(bytes);
     let _ = opaque::version_selection(bytes);
     let _ = opaque::supported_versions(bytes);
     let _ = ide_km::Message::parse(bytes).map(|_| ());
     let _ = tdisp::Message::parse(bytes);
     let _ = tdisp::InterfaceReport::parse(bytes);
+    for version in VERSIONS {
+        parse_everything_of(version, bytes);
+    }
+}
+
+fn parse_everything_of(version: Version, bytes: &[u8]) {
+    let layout = layout(version);
+    let _ = CapabilitiesMessage::parse(bytes, version, Code::CAPABILITIES);
+    let _ = NegotiateAlgorithms::parse(bytes, version);
+    let _ = Algorithms::parse(bytes, version);
+    if let Ok((view, _)) = Digests::parse(bytes, &layout) {
+        for slot in 0..=255 {
+            let held = view.slot_mask.checked_shr(slot.into()).unwrap_or(0) & 1 == 1;
+            assert_eq!(view.of_slot(slot, &layout).is_some(), held);
+        }
+    }
+    let _ = GetCertificate::parse(bytes, version);
+    let _ = Certificate::parse(bytes, version);
+    let _ = Challenge::parse(bytes, version);
+    let _ = GetMeasurements::parse(bytes, version);
+    let _ = KeyExchange::parse(bytes, &layout);
+    let _ = Finish::parse(bytes, &layout);
+    let _ = FinishResponse::parse(bytes, version);
     for flag in [false, true] {
-        let _ = ChallengeAuth::parse(bytes, flag);
-        let _ = KeyExchangeResponse::parse(bytes, flag);
-        if let Ok((view, _)) = Measurements::parse(bytes, flag) {
+        let _ = ChallengeAuth::parse(bytes, &layout, flag);
+        let _ = KeyExchangeResponse::parse(bytes, &layout, flag);
+        if let Ok((view, _)) = Measurements::parse(bytes, &layout, flag) {
             assert!(view.blocks().count() <= 256);
         }
     }
     for code in [Code::VENDOR_DEFINED_REQUEST, Code::VENDOR_DEFINED_RESPONSE] {
-        let _ = VendorDefined::parse(bytes, code);
+        let _ = VendorDefined::parse(bytes, version, code);
     }
 }
 
@@ -70,6 +95,9 @@ const STARTS: &[&[u8]] = &[
     &[0x12, 0x7e, 0, 0, 3, 0, 2, 1, 0],
     &[0x12, 0xfe, 0, 0, 3, 0, 2, 1, 0],
     &[0x12, 0x7f],
+    &[0x13, 0x60],
+    &[0x14, 0xe5],
+    &[0x14, 0x65],
     &[1, 0, 0, 0, 0, 0],
     &[0, 1],
     &[0, 2],
@@ -119,7 +147,7 @@ fn parses_exactly(message: &[u8], parse: impl Fn(&[u8]) -> Result<usize, Malform
 }
 
 #[test]
-fn every_message_is_read_back_as_written_and_never_from_a_prefix() {
+fn every_message_of_the_opening_is_read_back_as_written_and_never_from_a_prefix() {
     let mut out = [0; 1024];
     let entries = [0x1000.into(), 0x1200.into()];
     let n = VersionResponse { entries: &entries }
@@ -127,120 +155,276 @@ fn every_message_is_read_back_as_written_and_never_from_a_prefix() {
         .unwrap();
     parses_exactly(&out[..n], |b| VersionResponse::parse(b).map(|(_, n)| n));
 
-    let flags = Capabilities::CERT.union(Capabilities::CHAL);
-    let message = CapabilitiesMessage::new(Code::GET_CAPABILITIES, 3, flags, 4096);
-    let n = message.emit(&mut out).unwrap();
-    parses_exactly(&out[..n], |b| {
-        let (view, n) = CapabilitiesMessage::parse(b, Code::GET_CAPABILITIES)?;
-        assert_eq!((view.flags(), view.data_transfer_size.get()), (flags, 4096));
-        Ok(n)
-    });
-
-    let n = NegotiateAlgorithms::SUITE.emit(&mut out).unwrap();
-    assert_eq!(n, 44);
-    parses_exactly(&out[..n], |b| NegotiateAlgorithms::parse(b).map(|(_, n)| n));
-    let n = Algorithms::SUITE.emit(&mut out).unwrap();
-    assert_eq!(n, 48);
-    parses_exactly(&out[..n], |b| Algorithms::parse(b).map(|(_, n)| n));
-
-    let digests = [[1; 48], [2; 48]];
-    let n = Digests {
-        slot_mask: 5,
-        digests: &digests,
-    }
-    .emit(&mut out)
-    .unwrap();
-    parses_exactly(&out[..n], |b| Digests::parse(b).map(|(_, n)| n));
-    let n = GetCertificate::new(0, 512, 256).emit(&mut out).unwrap();
-    parses_exactly(&out[..n], |b| GetCertificate::parse(b).map(|(_, n)| n));
-    let n = Certificate {
-        slot: 0,
-        portion: &[7; 99],
-        remainder: 3,
-    }
-    .emit(&mut out)
-    .unwrap();
-    parses_exactly(&out[..n], |b| Certificate::parse(b).map(|(_, n)| n));
-    let n = Challenge::new(0, SummaryType::ALL, [9; 32])
-        .emit(&mut out)
-        .unwrap();
-    parses_exactly(&out[..n], |b| Challenge::parse(b).map(|(_, n)| n));
-
-    for summary in [None, Some(&[4; 48])] {
-        let auth = ChallengeAuth {
-            attributes: 0,
-            slot_mask: 1,
-            chain_digest: &[3; 48],
-            nonce: &[5; 32],
-            summary,
-            opaque: &[6; 5],
-            signature: &[7; 96],
-        };
-        let n = auth.emit(&mut out).unwrap();
+    for version in VERSIONS {
+        let flags = Capabilities::CERT.union(Capabilities::CHAL);
+        let code = Code::GET_CAPABILITIES;
+        let n = CapabilitiesMessage::new(version, code, 3, flags, 4096)
+            .emit(&mut out)
+            .unwrap();
         parses_exactly(&out[..n], |b| {
-            ChallengeAuth::parse(b, summary.is_some()).map(|(_, n)| n)
+            let (view, n) = CapabilitiesMessage::parse(b, version, code)?;
+            assert_eq!((view.flags(), view.data_transfer_size.get()), (flags, 4096));
+            Ok(n)
         });
-        let response = KeyExchangeResponse {
-            heartbeat: 0,
-            session_id: 0x1234,
-            mutual_authentication: 0,
-            random: &[1; 32],
-            exchange: &[2; 96],
-            summary,
-            opaque: &[3; 12],
-            signature: &[4; 96],
-            verify_data: &[5; 48],
+        let algorithms = [
+            Algorithm::new(Algorithm::DHE, 0x18),
+            Algorithm::new(Algorithm::AEAD, 7),
+            Algorithm::new(Algorithm::KEY_SCHEDULE, 1),
+        ];
+        let pqc_asym = if version == Version::V1_4 { 6 } else { 0 };
+        let offered = NegotiateAlgorithms {
+            measurement_specification: 1,
+            other_parameters: 2,
+            asym: 0x90,
+            hash: 3,
+            pqc_asym,
+            algorithms: &algorithms,
         };
-        let n = response.emit(&mut out).unwrap();
+        let n = offered.emit(version, &mut out).unwrap();
+        assert_eq!(n, 44);
         parses_exactly(&out[..n], |b| {
-            KeyExchangeResponse::parse(b, summary.is_some()).map(|(_, n)| n)
+            let (view, n) = NegotiateAlgorithms::parse(b, version)?;
+            assert_eq!(
+                (view.pqc_asym, view.algorithms),
+                (pqc_asym, &algorithms[..])
+            );
+            Ok(n)
         });
-    }
-
-    for signed in [None, Some(([8; 32], 0))] {
-        let get = GetMeasurements {
-            raw: true,
-            operation: 0xff,
-            signed,
+        let selected = Algorithms {
+            measurement_specification: 1,
+            other_parameters: 2,
+            measurement_hash: 4,
+            asym: 0x80,
+            hash: 2,
+            pqc_asym,
+            algorithms: &algorithms,
         };
-        let n = get.emit(&mut out).unwrap();
+        let n = selected.emit(version, &mut out).unwrap();
+        assert_eq!(n, 48);
         parses_exactly(&out[..n], |b| {
-            let (view, n) = GetMeasurements::parse(b)?;
-            assert_eq!(view, get);
+            let (view, n) = Algorithms::parse(b, version)?;
+            assert_eq!(
+                (view.pqc_asym, view.algorithms),
+                (pqc_asym, &algorithms[..])
+            );
             Ok(n)
         });
     }
+}
 
+#[test]
+fn what_was_reserved_before_a_version_means_nothing_in_it() {
+    let mut out = [0; 64];
+    let message = Algorithms {
+        measurement_specification: 1,
+        other_parameters: 2,
+        measurement_hash: 4,
+        asym: 0x80,
+        hash: 2,
+        pqc_asym: 0,
+        algorithms: &[],
+    };
+    let n = message.emit(Version::V1_3, &mut out).unwrap();
+    out[20..24].fill(0xff);
+    let (view, _) = Algorithms::parse(&out[..n], Version::V1_3).unwrap();
+    assert_eq!(view.pqc_asym, 0);
+}
+
+#[test]
+fn every_message_of_identity_is_read_back_as_written_and_never_from_a_prefix() {
+    let mut out = [0; 1024];
+    for version in VERSIONS {
+        let layout = layout(version);
+        let digests = [[1; 48], [2; 48]].concat();
+        let n = Digests {
+            supported_mask: 7,
+            slot_mask: 5,
+            digests: &digests,
+        }
+        .emit(&layout, &mut out)
+        .unwrap();
+        parses_exactly(&out[..n], |b| {
+            let (view, n) = Digests::parse(b, &layout)?;
+            assert_eq!(view.of_slot(0, &layout), Some(&[1; 48][..]));
+            assert_eq!(view.of_slot(1, &layout), None);
+            assert_eq!(view.of_slot(2, &layout), Some(&[2; 48][..]));
+            Ok(n)
+        });
+        let n = GetCertificate::new(version, 0, 512, 256)
+            .emit(&mut out)
+            .unwrap();
+        parses_exactly(&out[..n], |b| {
+            GetCertificate::parse(b, version).map(|(_, n)| n)
+        });
+        let n = Certificate {
+            slot: 0,
+            model: 1,
+            portion: &[7; 99],
+            remainder: 3,
+        }
+        .emit(version, &mut out)
+        .unwrap();
+        parses_exactly(&out[..n], |b| {
+            Certificate::parse(b, version).map(|(_, n)| n)
+        });
+        let context = context(version);
+        let challenge = Challenge {
+            slot: 3,
+            summary: SummaryType::ALL,
+            nonce: [9; 32],
+            context,
+        };
+        let n = challenge.emit(version, &mut out).unwrap();
+        parses_exactly(&out[..n], |b| {
+            let (view, n) = Challenge::parse(b, version)?;
+            assert_eq!(view, challenge);
+            Ok(n)
+        });
+        for summary in [None, Some(&[4; 48][..])] {
+            let auth = ChallengeAuth {
+                attributes: 0,
+                slot_mask: 1,
+                chain_digest: &[3; 48],
+                nonce: &[5; 32],
+                summary,
+                opaque: &[6; 5],
+                context,
+                signature: &[7; 96],
+            };
+            let n = auth.emit(&layout, &mut out).unwrap();
+            parses_exactly(&out[..n], |b| {
+                let (view, n) = ChallengeAuth::parse(b, &layout, summary.is_some())?;
+                assert_eq!((view.context, view.signature), (context, &[7; 96][..]));
+                Ok(n)
+            });
+        }
+        for signed in [None, Some(([8; 32], 0))] {
+            let get = GetMeasurements {
+                raw: true,
+                operation: 0xff,
+                signed,
+                context,
+            };
+            let n = get.emit(version, &mut out).unwrap();
+            parses_exactly(&out[..n], |b| {
+                let (view, n) = GetMeasurements::parse(b, version)?;
+                assert_eq!(view, get);
+                Ok(n)
+            });
+        }
+    }
+}
+
+/// What requests that have the field are to be answered with.
+fn context(version: Version) -> [u8; 8] {
+    if version == Version::V1_2 {
+        [0; 8]
+    } else {
+        [0xcc; 8]
+    }
+}
+
+#[test]
+fn every_message_of_a_session_is_read_back_as_written_and_never_from_a_prefix() {
+    let mut out = [0; 1024];
+    for version in VERSIONS {
+        let layout = layout(version);
+        let exchange = KeyExchange {
+            summary: SummaryType::NONE,
+            slot: 0,
+            session_id: 0xffff,
+            policy: 1,
+            random: &[1; 32],
+            exchange: &[2; 96],
+            opaque: &[3; 20],
+        };
+        let n = exchange.emit(&layout, &mut out).unwrap();
+        assert_eq!(n, 158);
+        parses_exactly(&out[..n], |b| {
+            KeyExchange::parse(b, &layout).map(|(_, n)| n)
+        });
+        for summary in [None, Some(&[4; 48][..])] {
+            let response = KeyExchangeResponse {
+                heartbeat: 0,
+                session_id: 0x1234,
+                mutual_authentication: 0,
+                random: &[1; 32],
+                exchange: &[2; 96],
+                summary,
+                opaque: &[3; 12],
+                signature: &[4; 96],
+                verify_data: &[5; 48],
+            };
+            let n = response.emit(&layout, &mut out).unwrap();
+            parses_exactly(&out[..n], |b| {
+                KeyExchangeResponse::parse(b, &layout, summary.is_some()).map(|(_, n)| n)
+            });
+        }
+        let finish = Finish {
+            opaque: &[],
+            verify_data: &[1; 48],
+        };
+        let n = finish.emit(&layout, &mut out).unwrap();
+        let opaque = if version == Version::V1_4 { 2 } else { 0 };
+        assert_eq!(n, 52 + opaque);
+        parses_exactly(&out[..n], |b| Finish::parse(b, &layout).map(|(_, n)| n));
+        let n = FinishResponse { opaque: &[] }
+            .emit(version, &mut out)
+            .unwrap();
+        assert_eq!(n, 4 + opaque);
+        parses_exactly(&out[..n], |b| {
+            FinishResponse::parse(b, version).map(|(_, n)| n)
+        });
+        let code = Code::VENDOR_DEFINED_REQUEST;
+        let n = VendorDefined { payload: &[0; 9] }
+            .emit(version, code, &mut out)
+            .unwrap();
+        parses_exactly(&out[..n], |b| {
+            VendorDefined::parse(b, version, code).map(|(_, n)| n)
+        });
+    }
+}
+
+#[test]
+fn a_field_of_another_length_than_agreed_on_is_not_written() {
+    let mut out = [0; 1024];
+    let layout = layout(Version::V1_2);
     let exchange = KeyExchange {
         summary: SummaryType::NONE,
         slot: 0,
-        session_id: 0xffff,
-        policy: 1,
+        session_id: 0,
+        policy: 0,
         random: &[1; 32],
-        exchange: &[2; 96],
-        opaque: &[3; 20],
+        exchange: &[2; 64],
+        opaque: &[],
     };
-    let n = exchange.emit(&mut out).unwrap();
-    assert_eq!(n, 158);
-    parses_exactly(&out[..n], |b| KeyExchange::parse(b).map(|(_, n)| n));
-    let n = Finish::new([1; 48]).emit(&mut out).unwrap();
-    parses_exactly(&out[..n], |b| Finish::parse(b).map(|(_, n)| n));
-    let n = VendorDefined { payload: &[0; 9] }
-        .emit(Code::VENDOR_DEFINED_REQUEST, &mut out)
-        .unwrap();
-    parses_exactly(&out[..n], |b| {
-        VendorDefined::parse(b, Code::VENDOR_DEFINED_REQUEST).map(|(_, n)| n)
-    });
+    assert_eq!(exchange.emit(&layout, &mut out), Err(Malformed::Length));
+    let finish = Finish {
+        opaque: &[],
+        verify_data: &[1; 32],
+    };
+    assert_eq!(finish.emit(&layout, &mut out), Err(Malformed::Length));
+    let digests = Digests {
+        supported_mask: 0,
+        slot_mask: 1,
+        digests: &[0; 49],
+    };
+    assert_eq!(digests.emit(&layout, &mut out), Err(Malformed::Length));
 }
 
 #[test]
 fn nothing_is_written_past_the_end_of_a_buffer() {
     let mut out = [0; 19];
-    let message = CapabilitiesMessage::new(Code::CAPABILITIES, 0, Capabilities(0), 4096);
+    let (version, flags) = (Version::V1_2, Capabilities(0));
+    let message = CapabilitiesMessage::new(version, Code::CAPABILITIES, 0, flags, 4096);
     assert_eq!(message.emit(&mut out), Err(Malformed::NoRoom));
-    let mut out = [0; 43];
+    let mut out = [0; 51];
+    let finish = Finish {
+        opaque: &[],
+        verify_data: &[1; 48],
+    };
     assert_eq!(
-        NegotiateAlgorithms::SUITE.emit(&mut out),
+        finish.emit(&layout(version), &mut out),
         Err(Malformed::NoRoom)
     );
 }
@@ -277,6 +461,7 @@ fn measurement_blocks_must_fill_the_record_exactly() {
         record,
         nonce: &[0; 32],
         opaque: &[],
+        context: [0; 8],
         signature: None,
     };
     let whole = measurements(&record[..n], 1);
@@ -351,8 +536,9 @@ fn a_session_id_has_the_responders_half_on_top() {
 }
 
 #[test]
-fn a_chain_header_is_fifty_two_bytes() {
-    assert_eq!(ChainHeader::LENGTH, 52);
-    assert_eq!(ChainHeader::new(1000, [0; 48]).unwrap().length.get(), 1052);
-    assert!(ChainHeader::new(0x1_0000, [0; 48]).is_err());
+fn a_chain_header_counts_itself_and_the_roots_digest() {
+    assert_eq!(ChainHeader::LENGTH, 4);
+    assert_eq!(ChainHeader::new(1000, 48).unwrap().length.get(), 1052);
+    assert!(ChainHeader::new(0x1_0000, 48).is_err());
+    assert!(ChainHeader::new(usize::MAX, 48).is_err());
 }

@@ -7,7 +7,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::doe::VENDOR_PCI_SIG;
-use super::{Code, Header, Malformed, Reader, Writer, length16};
+use super::{Code, Header, Malformed, Reader, Version, Writer, length16};
 
 /// The registry that PCI vendor ids are from.
 const STANDARD_PCI_SIG: u16 = 3;
@@ -37,10 +37,14 @@ impl<'a> VendorDefined<'a> {
     ///
     /// # Errors
     /// [`Malformed`]; [`Malformed::Value`] for another vendor.
-    pub fn parse(message: &'a [u8], code: Code) -> Result<(Self, usize), Malformed> {
+    pub fn parse(
+        message: &'a [u8],
+        version: Version,
+        code: Code,
+    ) -> Result<(Self, usize), Malformed> {
         let mut reader = Reader::new(message);
         let fixed = reader.read::<VendorFixed>()?;
-        fixed.header.expect(code)?;
+        fixed.header.expect(version, code)?;
         let ours = fixed.standard.get() == STANDARD_PCI_SIG
             && fixed.vendor_length == 2
             && fixed.vendor.get() == VENDOR_PCI_SIG;
@@ -55,10 +59,10 @@ impl<'a> VendorDefined<'a> {
     ///
     /// # Errors
     /// [`Malformed::NoRoom`] or [`Malformed::Length`].
-    pub fn emit(&self, code: Code, out: &mut [u8]) -> Result<usize, Malformed> {
+    pub fn emit(&self, version: Version, code: Code, out: &mut [u8]) -> Result<usize, Malformed> {
         let mut writer = Writer::new(out);
         writer.write(&VendorFixed {
-            header: Header::new(code, 0, 0),
+            header: Header::new(version, code, 0, 0),
             standard: STANDARD_PCI_SIG.into(),
             vendor_length: 2,
             vendor: VENDOR_PCI_SIG.into(),

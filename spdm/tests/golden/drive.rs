@@ -18,18 +18,24 @@
 //! | 147/148, heartbeat; 149, key update | message byte for byte, under the sequence number without CXL; the recorded answer is sealed anew likewise |
 //! | 150-156, rest of the key update, measurements, end | byte for byte as sealed records |
 
-use tsm_spdm::crypto::{KeyAgreement, NoEntropy, PublicKey, Random, RecordKey, Secret, sha384};
-use tsm_spdm::wire::negotiation::Capabilities;
+use tsm_spdm::crypto::{
+    Exchange, ExchangeAlgorithm, KeyAgreement, NoEntropy, PublicKey, Random, RecordKey,
+    SharedSecret, sha384,
+};
+use tsm_spdm::wire::negotiation::{
+    AEAD_AES_256_GCM, ASYM_ECDSA_P384, Capabilities, DHE_SECP384R1, HASH_SHA384,
+    MEASUREMENT_HASH_SHA384,
+};
 use tsm_spdm::wire::record::{MESSAGE_OFFSET, OVERHEAD};
 use tsm_spdm::wire::session::{KeyExchange, KeyExchangeResponse, SessionId};
 use tsm_spdm::wire::vendor::VendorDefined;
-use tsm_spdm::wire::{Code, Exchange, Malformed};
+use tsm_spdm::wire::{Code, Malformed};
 use tsm_spdm::{
-    Config, Error, Input, Object, Operation, Outcome, Output, PeerMisbehaved, Phase, Protocol,
-    Requester, Slice, Workspace,
+    Config, Error, Input, Object, Offer, Operation, Outcome, Output, PeerMisbehaved, Phase,
+    Protocol, Requester, Slice, Workspace,
 };
 
-use crate::recording::{Kind, Recording, hex};
+use crate::recording::{Kind, Recording, SUITE, hex, record_key};
 use crate::walk::leaf_point;
 
 const SESSION: SessionId = SessionId(0xffff_ffff);
@@ -38,19 +44,34 @@ const SESSION: SessionId = SessionId(0xffff_ffff);
 struct RecordedAgreement;
 
 impl KeyAgreement for RecordedAgreement {
-    fn generate(_: Random<'_>) -> Result<(Self, Exchange), NoEntropy> {
+    fn generate(
+        algorithm: ExchangeAlgorithm,
+        _: Random<'_>,
+    ) -> Result<(Self, Exchange), NoEntropy> {
+        assert_eq!(algorithm, SUITE.exchange);
         let recording = Recording::open().unwrap();
-        let (message, _) = KeyExchange::parse(recording.message(29)).unwrap();
-        Ok((Self, *message.exchange))
+        let (message, _) = KeyExchange::parse(recording.message(29), &SUITE.layout()).unwrap();
+        Ok((Self, Exchange::new(message.exchange).unwrap()))
     }
 
-    fn agree(self, other: &Exchange) -> Result<Secret, Malformed> {
+    fn agree(self, other: &[u8]) -> Result<SharedSecret, Malformed> {
         let recording = Recording::open().unwrap();
-        let (message, _) = KeyExchangeResponse::parse(recording.message(30), true).unwrap();
+        let response = recording.message(30);
+        let (message, _) = KeyExchangeResponse::parse(response, &SUITE.layout(), true).unwrap();
         assert_eq!(message.exchange, other);
-        Ok(recording.secret("dhe_secret"))
+        Ok(recording.shared_secret())
     }
 }
+
+/// What the recorded requester offered.
+const OFFER: Offer = Offer {
+    versions: 1 << 2,
+    asym: ASYM_ECDSA_P384,
+    hash: HASH_SHA384,
+    dhe: DHE_SECP384R1,
+    aead: AEAD_AES_256_GCM,
+    measurement_hash: MEASUREMENT_HASH_SHA384,
+};
 
 /// A requester that announces what the recorded one did.
 fn requester(challenge: bool) -> Requester<RecordedAgreement> {
@@ -60,6 +81,8 @@ fn requester(challenge: bool) -> Requester<RecordedAgreement> {
         session_id: 0xffff,
         session_policy: 1,
         challenge,
+        slot: 0,
+        offer: OFFER,
     })
 }
 
@@ -200,7 +223,7 @@ fn the_requester_relives_the_session() {
 
     let wrong = p384::ecdsa::SigningKey::from_slice(&[5; 48]).unwrap();
     let point = wrong.verifying_key().to_sec1_point(false);
-    let wrong = PublicKey::new(point.as_bytes().try_into().unwrap()).unwrap();
+    let wrong = PublicKey::new(point.as_bytes()).unwrap();
     assert_eq!(
         run.requester.start(Operation::Establish { key: wrong }),
         Err(Error::KeyMismatch)
@@ -219,12 +242,16 @@ fn the_requester_relives_the_session() {
     );
     assert_eq!(
         run.requester.digests().public_key(),
-        Some(&sha384(&key.to_bytes()))
+        Some(&sha384(&leaf_point(recording)))
     );
 
     for number in (33..=91).step_by(2) {
-        let (request, _) =
-            VendorDefined::parse(recording.message(number), Code::VENDOR_DEFINED_REQUEST).unwrap();
+        let (request, _) = VendorDefined::parse(
+            recording.message(number),
+            SUITE.version,
+            Code::VENDOR_DEFINED_REQUEST,
+        )
+        .unwrap();
         let output = run
             .requester
             .start_vendor(request.payload, &mut run.out, &mut run.workspace)
@@ -239,9 +266,12 @@ fn the_requester_relives_the_session() {
         else {
             panic!("{output:?}");
         };
-        let (expected, _) =
-            VendorDefined::parse(recording.message(number + 1), Code::VENDOR_DEFINED_RESPONSE)
-                .unwrap();
+        let (expected, _) = VendorDefined::parse(
+            recording.message(number + 1),
+            SUITE.version,
+            Code::VENDOR_DEFINED_RESPONSE,
+        )
+        .unwrap();
         assert_eq!(hex(&response[offset..offset + len]), hex(expected.payload));
     }
 
@@ -270,8 +300,8 @@ fn the_requester_relives_the_session() {
 /// Exchanges whose records have other sequence numbers here: `exchanges` came before them.
 fn heartbeat_and_first_half_of_key_update(run: &mut Run, exchanges: usize) {
     let recording = run.recording;
-    let mut request = RecordKey::new(&recording.secret("request_data_secret"));
-    let mut response = RecordKey::new(&recording.secret("response_data_secret"));
+    let mut request = record_key(&recording.secret("request_data_secret"));
+    let mut response = record_key(&recording.secret("response_data_secret"));
     let sealed = |key: &mut RecordKey, message: &[u8]| {
         let mut buffer = vec![0; message.len() + OVERHEAD];
         buffer[MESSAGE_OFFSET..][..message.len()].copy_from_slice(message);

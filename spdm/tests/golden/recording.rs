@@ -8,8 +8,15 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tsm_spdm::crypto::{Secret, Transcript};
+use tsm_spdm::crypto::{AeadAlgorithm, RecordKey, Secret, SharedSecret, Suite, Transcript};
+use tsm_spdm::wire::Version;
 use tsm_spdm::wire::doe::DataObject;
+
+/// What the recorded session agreed on.
+pub const SUITE: Suite = Suite {
+    version: Version::V1_2,
+    ..Suite::STRONGEST
+};
 
 /// What a mailbox object was recorded as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +127,7 @@ impl Recording {
     pub fn transcript(&self, numbers: impl IntoIterator<Item = u64>) -> Transcript {
         numbers
             .into_iter()
-            .fold(Transcript::new(), |transcript, number| {
+            .fold(Transcript::new(SUITE.hash), |transcript, number| {
                 transcript.with(self.message(number))
             })
     }
@@ -132,6 +139,16 @@ impl Recording {
 
     /// Returns a recorded secret of the key schedule.
     pub fn secret(&self, name: &str) -> Secret {
-        Secret::new(self.secret_bytes(name).try_into().unwrap())
+        Secret::new(SUITE.schedule(), &self.secret_bytes(name))
     }
+
+    /// Returns what the two sides agreed on.
+    pub fn shared_secret(&self) -> SharedSecret {
+        SharedSecret::new(&self.secret_bytes("dhe_secret"))
+    }
+}
+
+/// Returns the key of records under a secret.
+pub fn record_key(secret: &Secret) -> RecordKey {
+    RecordKey::new(AeadAlgorithm::Aes256Gcm, secret)
 }

@@ -4,7 +4,7 @@
 //! Takes the recording apart and recomputes it.
 
 use tsm_spdm::crypto::{
-    HandshakeSecrets, PUBLIC_KEY_LENGTH, PublicKey, RecordKey, Secret, SigningContext, Transcript,
+    Digest, HandshakeSecrets, PublicKey, RecordKey, Secret, Signed, SigningContext, Transcript,
     sha384,
 };
 use tsm_spdm::wire::certificate::{Certificate, Digests, GetCertificate};
@@ -16,12 +16,14 @@ use tsm_spdm::wire::negotiation::{
 };
 use tsm_spdm::wire::pci_sig::{Protocol, ide_km, tdisp};
 use tsm_spdm::wire::record::{MESSAGE_OFFSET, OVERHEAD};
-use tsm_spdm::wire::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
+use tsm_spdm::wire::session::{
+    Finish, FinishResponse, KeyExchange, KeyExchangeResponse, SessionId,
+};
 use tsm_spdm::wire::vendor::VendorDefined;
-use tsm_spdm::wire::{Code, Header, Malformed, SIGNATURE_LENGTH};
+use tsm_spdm::wire::{Code, Header, Malformed};
 use zerocopy::FromBytes;
 
-use crate::recording::{Kind, Record, Recording, hex};
+use crate::recording::{Kind, Record, Recording, SUITE, hex, record_key};
 
 const SESSION: SessionId = SessionId(0xffff_ffff);
 
@@ -29,6 +31,7 @@ const SESSION: SessionId = SessionId(0xffff_ffff);
 fn rewrite(message: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut out = vec![0; 8192];
     let header = Header::peek(message)?;
+    let (version, layout) = (SUITE.version, SUITE.layout());
     let (written, used) = match header.code {
         Code::GET_VERSION => (GET_VERSION.emit(&mut out)?, 4),
         Code::VERSION => {
@@ -36,78 +39,81 @@ fn rewrite(message: &[u8]) -> Result<Vec<u8>, Malformed> {
             (view.emit(&mut out)?, used)
         }
         Code::GET_CAPABILITIES | Code::CAPABILITIES => {
-            let (view, used) = CapabilitiesMessage::parse(message, header.code)?;
+            let (view, used) = CapabilitiesMessage::parse(message, version, header.code)?;
             (view.emit(&mut out)?, used)
         }
         Code::NEGOTIATE_ALGORITHMS => {
-            let (view, used) = NegotiateAlgorithms::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = NegotiateAlgorithms::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::ALGORITHMS => {
-            let (view, used) = Algorithms::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = Algorithms::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::DIGESTS => {
-            let (view, used) = Digests::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = Digests::parse(message, &layout)?;
+            (view.emit(&layout, &mut out)?, used)
         }
         Code::GET_CERTIFICATE => {
-            let (view, used) = GetCertificate::parse(message)?;
+            let (view, used) = GetCertificate::parse(message, version)?;
             (view.emit(&mut out)?, used)
         }
         Code::CERTIFICATE => {
-            let (view, used) = Certificate::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = Certificate::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::CHALLENGE => {
-            let (view, used) = Challenge::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = Challenge::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::CHALLENGE_AUTH => {
-            let (view, used) = ChallengeAuth::parse(message, true)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = ChallengeAuth::parse(message, &layout, true)?;
+            (view.emit(&layout, &mut out)?, used)
         }
         Code::GET_MEASUREMENTS => {
-            let (view, used) = GetMeasurements::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = GetMeasurements::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::MEASUREMENTS => {
-            let (view, used) = Measurements::parse(message, true)?;
+            let (view, used) = Measurements::parse(message, &layout, true)?;
             assert_eq!(
                 view.blocks().filter(Result::is_ok).count(),
                 usize::from(view.block_count)
             );
-            (view.emit(&mut out)?, used)
+            (view.emit(&layout, &mut out)?, used)
         }
         Code::KEY_EXCHANGE => {
-            let (view, used) = KeyExchange::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = KeyExchange::parse(message, &layout)?;
+            (view.emit(&layout, &mut out)?, used)
         }
         Code::KEY_EXCHANGE_RSP => {
-            let (view, used) = KeyExchangeResponse::parse(message, true)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = KeyExchangeResponse::parse(message, &layout, true)?;
+            (view.emit(&layout, &mut out)?, used)
         }
         Code::FINISH => {
-            let (view, used) = Finish::parse(message)?;
-            (view.emit(&mut out)?, used)
+            let (view, used) = Finish::parse(message, &layout)?;
+            (view.emit(&layout, &mut out)?, used)
+        }
+        Code::FINISH_RSP => {
+            let (view, used) = FinishResponse::parse(message, version)?;
+            (view.emit(version, &mut out)?, used)
         }
         Code::VENDOR_DEFINED_REQUEST | Code::VENDOR_DEFINED_RESPONSE => {
-            let (view, used) = VendorDefined::parse(message, header.code)?;
+            let (view, used) = VendorDefined::parse(message, version, header.code)?;
             let payload = rewrite_payload(view.payload)?;
             (
-                VendorDefined { payload: &payload }.emit(header.code, &mut out)?,
+                VendorDefined { payload: &payload }.emit(version, header.code, &mut out)?,
                 used,
             )
         }
         Code::GET_DIGESTS
-        | Code::FINISH_RSP
         | Code::HEARTBEAT
         | Code::HEARTBEAT_ACK
         | Code::KEY_UPDATE
         | Code::KEY_UPDATE_ACK
         | Code::END_SESSION
         | Code::END_SESSION_ACK => {
-            let (view, used) = Header::parse(message, header.code)?;
+            let (view, used) = Header::parse(message, version, header.code)?;
             (view.emit(&mut out)?, used)
         }
         _ => return Err(Malformed::Code),
@@ -134,17 +140,15 @@ pub fn exact_length(bytes: &[u8]) -> Result<usize, Malformed> {
 }
 
 /// Returns the point in the leaf certificate of slot 0: what follows the last P-384 key info.
-pub fn leaf_point(recording: &Recording) -> [u8; PUBLIC_KEY_LENGTH] {
-    let (certificate, _) = Certificate::parse(recording.message(16)).unwrap();
+pub fn leaf_point(recording: &Recording) -> [u8; 97] {
+    let (certificate, _) = Certificate::parse(recording.message(16), SUITE.version).unwrap();
     let curve_then_bit_string = [0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00];
     let at = certificate
         .portion
         .windows(curve_then_bit_string.len())
         .rposition(|window| window == curve_then_bit_string)
         .unwrap();
-    certificate.portion[at + 8..][..PUBLIC_KEY_LENGTH]
-        .try_into()
-        .unwrap()
+    certificate.portion[at + 8..][..97].try_into().unwrap()
 }
 
 fn key(recording: &Recording) -> PublicKey {
@@ -221,10 +225,13 @@ fn the_chain_is_the_one_that_its_digest_promises() {
     let Some(recording) = Recording::open() else {
         return;
     };
-    let (digests, _) = Digests::parse(recording.message(14)).unwrap();
+    let layout = SUITE.layout();
+    let (digests, _) = Digests::parse(recording.message(14), &layout).unwrap();
     for (slot, number) in [(0, 16), (1, 18)] {
-        let (certificate, _) = Certificate::parse(recording.message(number)).unwrap();
-        assert_eq!(digests.digests[slot], sha384(certificate.portion));
+        let (certificate, _) =
+            Certificate::parse(recording.message(number), SUITE.version).unwrap();
+        let digest = sha384(certificate.portion);
+        assert_eq!(digests.of_slot(slot, &layout), Some(&digest[..]));
     }
 }
 
@@ -238,16 +245,22 @@ fn verifies(
 ) -> Transcript {
     let message = recording.message(number);
     let (message, _) = message.split_at(message.len() - after);
-    let (signed, signature) = message.split_last_chunk::<SIGNATURE_LENGTH>().unwrap();
+    let (signed, signature) = message.split_last_chunk::<96>().unwrap();
     let transcript = before.with(signed);
     let digest = transcript.digest();
-    assert!(
-        key(recording).verifies(context, &digest, signature),
-        "signature in {number}"
-    );
-    let mut other = digest;
+    let verifies = |digest: &Digest| {
+        let signed = Signed {
+            version: SUITE.version,
+            hash: SUITE.hash,
+            context,
+            digest,
+        };
+        key(recording).verifies(&signed, signature)
+    };
+    assert!(verifies(&digest), "signature in {number}");
+    let mut other = digest.as_bytes().to_vec();
     other[0] ^= 1;
-    assert!(!key(recording).verifies(context, &other, signature));
+    assert!(!verifies(&Digest::new(SUITE.hash, &other).unwrap()));
     transcript.with(signature)
 }
 
@@ -275,7 +288,7 @@ fn every_signature_is_over_the_transcript_that_we_compute() {
 
 /// VCA, digest of the chain, KEY_EXCHANGE.
 fn before_exchange(recording: &Recording) -> Transcript {
-    let (chain, _) = Certificate::parse(recording.message(16)).unwrap();
+    let (chain, _) = Certificate::parse(recording.message(16), SUITE.version).unwrap();
     recording
         .transcript(7..=12)
         .with(&sha384(chain.portion))
@@ -291,7 +304,7 @@ fn every_secret_and_key_of_the_schedule_is_the_recorded_one() {
     let (before_hmac, verify_data) = exchange.split_at(exchange.len() - 48);
     let th = before_exchange(recording).with(before_hmac);
     let th1 = th.digest();
-    let handshake = HandshakeSecrets::new(&recording.secret("dhe_secret"), &th1);
+    let handshake = HandshakeSecrets::new(SUITE.schedule(), &recording.shared_secret(), &th1);
     let same = |ours: &Secret, name: &str| {
         assert_eq!(
             hex(ours.as_bytes()),
@@ -308,14 +321,17 @@ fn every_secret_and_key_of_the_schedule_is_the_recorded_one() {
     );
     same(&finished.0, "request_finished_key");
     same(&finished.1, "response_finished_key");
-    assert_eq!(hex(verify_data), hex(&finished.1.hmac(&th1)));
+    assert_eq!(
+        hex(verify_data),
+        hex(finished.1.hmac(th1.as_bytes()).as_bytes())
+    );
 
     let th = th.with(verify_data);
     let (finish_header, requester_verify_data) = recording.message(31).split_at(4);
     let to_verify = th.clone().with(finish_header).digest();
     assert_eq!(
         hex(requester_verify_data),
-        hex(&finished.0.hmac(&to_verify))
+        hex(finished.0.hmac(to_verify.as_bytes()).as_bytes())
     );
 
     let th2 = th
@@ -334,7 +350,7 @@ fn every_secret_and_key_of_the_schedule_is_the_recorded_one() {
         (&data.request, "request_data"),
         (&data.response, "response_data"),
     ] {
-        let key = RecordKey::new(secret);
+        let key = record_key(secret);
         assert_eq!(
             key.key()[..],
             recording.secret_bytes(&format!("{name}_key"))
@@ -352,7 +368,7 @@ struct Direction {
 impl Direction {
     fn new(secret: Secret) -> Self {
         Self {
-            key: RecordKey::new(&secret),
+            key: record_key(&secret),
             secret,
         }
     }

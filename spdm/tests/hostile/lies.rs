@@ -8,9 +8,14 @@ use tsm_spdm::wire::certificate::Certificate;
 use tsm_spdm::wire::{Code, Malformed};
 use tsm_spdm::{Error, Operation, Outcome, PeerMisbehaved, Phase};
 
-use crate::responder::{CAPABILITIES, Pair, certificate, chain, point};
+use crate::identity::{self, Key, P384, SUITE, certificate, certificate_with, point_info};
+use crate::responder::{CAPABILITIES, Pair};
 
 type Change = fn(&mut Vec<u8>);
+
+fn chain(certificates: &[Vec<u8>]) -> Vec<u8> {
+    identity::chain(&SUITE, certificates)
+}
 
 /// Runs everything while each answer with `code` is changed before it is signed or, having no
 /// signature, sent, and returns the fault that is found.
@@ -118,6 +123,9 @@ fn every_lie_is_found_and_named() {
         (Code::ALGORITHMS, |m| m[6] = 0, Fault::WrongAlgorithm),
         (Code::ALGORITHMS, |m| m[7] = 0, Fault::WrongAlgorithm),
         (Code::ALGORITHMS, |m| m[8] = 2, Fault::WrongAlgorithm),
+        (Code::ALGORITHMS, |m| m[8] = 6, Fault::WrongAlgorithm),
+        (Code::ALGORITHMS, |m| m[8] = 1, Fault::WrongAlgorithm),
+        (Code::ALGORITHMS, |m| m[8] = 8, Fault::WrongAlgorithm),
         (Code::ALGORITHMS, |m| m[12] = 0x90, Fault::WrongAlgorithm),
         (Code::ALGORITHMS, |m| m[12] = 0, Fault::WrongAlgorithm),
         (Code::ALGORITHMS, |m| m[16] = 1, Fault::WrongAlgorithm),
@@ -352,7 +360,7 @@ fn discover(chain: Vec<u8>) -> (Pair, Result<Outcome, Error>) {
 #[test]
 fn a_chain_must_be_made_of_certificates_with_nothing_between_or_behind() {
     let pair = Pair::new(true);
-    let leaf = certificate(&point(&pair.responder.key), 40);
+    let leaf = certificate(&pair.responder.key, 40);
     let format = Err(Error::Peer(PeerMisbehaved::ChainFormat));
     let chains = [
         chain(&[vec![]]),
@@ -367,7 +375,7 @@ fn a_chain_must_be_made_of_certificates_with_nothing_between_or_behind() {
         // The last certificate has a key of another curve.
         chain(&[
             leaf.clone(),
-            certificate(&point(&pair.responder.key)[..65], 40),
+            certificate_with(point_info(&P384, &pair.responder.key.point()[..65]), 40),
         ]),
     ];
     for (row, bytes) in chains.into_iter().enumerate() {
@@ -381,7 +389,7 @@ fn a_chain_must_be_made_of_certificates_with_nothing_between_or_behind() {
 #[test]
 fn no_byte_that_frames_a_certificate_can_be_bent_without_notice_or_harm() {
     let pair = Pair::new(true);
-    let leaf = certificate(&point(&pair.responder.key), 3);
+    let leaf = certificate(&pair.responder.key, 3);
     for index in 0..leaf.len() {
         for value in [0, 1, 0x7f, 0x80, 0x82, 0xff] {
             let mut bent = leaf.clone();
@@ -392,7 +400,7 @@ fn no_byte_that_frames_a_certificate_can_be_bent_without_notice_or_harm() {
             if outcome.is_ok() && pair.requester.start(Operation::Establish { key }).is_ok() {
                 assert!(
                     bent.windows(97)
-                        .any(|window| window == point(&pair.responder.key))
+                        .any(|window| window == pair.responder.key.point())
                 );
             }
         }
@@ -402,9 +410,8 @@ fn no_byte_that_frames_a_certificate_can_be_bent_without_notice_or_harm() {
 #[test]
 fn a_key_in_a_name_or_in_another_certificate_is_not_the_leafs() {
     let pair = Pair::new(true);
-    let ours = certificate(&point(&pair.responder.key), 10);
-    let other = p384::ecdsa::SigningKey::from_slice(&[0x55; 48]).unwrap();
-    let other = certificate(&point(&other), 10);
+    let ours = certificate(&pair.responder.key, 10);
+    let other = certificate(&Key::new(SUITE.signature, 0x55), 10);
     // Our key is in the chain, but the leaf is another's.
     let (mut pair, outcome) = discover(chain(&[ours.clone(), other.clone()]));
     assert_eq!(outcome, Ok(Outcome::Discovered));
@@ -445,11 +452,12 @@ fn a_portion_longer_than_asked_for_is_refused() {
             let portion = [0; 4089];
             let lie = Certificate {
                 slot: 0,
+                model: 0,
                 portion: &portion,
                 remainder: 0,
             };
             message.resize(5000, 0);
-            let length = lie.emit(message).unwrap();
+            let length = lie.emit(SUITE.version, message).unwrap();
             message.truncate(length);
         }
     });
@@ -460,7 +468,7 @@ fn a_portion_longer_than_asked_for_is_refused() {
 #[test]
 fn a_chain_header_that_contradicts_the_portions_is_refused() {
     let pair = Pair::new(true);
-    let mut bytes = chain(&[certificate(&point(&pair.responder.key), 40)]);
+    let mut bytes = chain(&[certificate(&pair.responder.key, 40)]);
     bytes[0] ^= 1;
     assert_eq!(
         discover(bytes).1,
@@ -477,7 +485,7 @@ fn another_devices_signature_is_refused_wherever_one_is_needed() {
         let mut pair = Pair::new(challenge);
         pair.operate(Operation::Discover).unwrap();
         let key = pair.responder.public_key();
-        pair.responder.key = p384::ecdsa::SigningKey::from_slice(&[0x66; 48]).unwrap();
+        pair.responder.key = Key::new(SUITE.signature, 0x66);
         let refused = Err(Error::Peer(PeerMisbehaved::Signature));
         assert_eq!(
             pair.operate(Operation::Establish { key }),
@@ -487,7 +495,7 @@ fn another_devices_signature_is_refused_wherever_one_is_needed() {
     }
     let mut pair = Pair::new(false);
     pair.establish().unwrap();
-    pair.responder.key = p384::ecdsa::SigningKey::from_slice(&[0x66; 48]).unwrap();
+    pair.responder.key = Key::new(SUITE.signature, 0x66);
     let refused = Err(Error::Peer(PeerMisbehaved::Signature));
     let measure = Operation::Measure {
         nonce: [1; 32],

@@ -9,6 +9,8 @@
 //! project's list of scenarios.
 
 mod carrier;
+mod identity;
 mod lies;
 mod manners;
 mod responder;
+mod suites;

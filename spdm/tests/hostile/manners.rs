@@ -15,6 +15,7 @@ use tsm_spdm::{
     Phase,
 };
 
+use crate::identity::SUITE;
 use crate::responder::{Pair, Responder, error};
 
 const MEASURE: Operation = Operation::Measure {
@@ -287,7 +288,7 @@ fn cryptography_is_given_the_time_that_the_device_asked_for() {
 #[test]
 fn sessions_follow_each_other_and_none_repeats_a_record() {
     // B13. One device, a requester for each session.
-    let mut responder = Responder::new();
+    let mut responder = Responder::new(SUITE);
     let mut records = BTreeSet::new();
     for round in 0..20 {
         let mut pair = Pair {

@@ -3,26 +3,27 @@
 
 //! A device in a few lines. It answers one requester at a time, and lies where it is told to.
 
-use p384::ecdsa::SigningKey;
-use p384::ecdsa::signature::Signer;
 use tsm_spdm::crypto::{
-    Ecdhe, HandshakeSecrets, KeyAgreement, PublicKey, RecordKey, Secret, SigningContext,
-    Transcript, sha384, signing_input,
+    Digest, Ephemeral, HandshakeSecrets, KeyAgreement, PublicKey, RecordKey, Secret, Signed,
+    SigningContext, Suite, Transcript,
 };
-use tsm_spdm::wire::certificate::{Certificate, ChainHeader, Digests, GetCertificate};
+use tsm_spdm::wire::certificate::{Certificate, Digests, GetCertificate};
 use tsm_spdm::wire::challenge::{Challenge, ChallengeAuth, SummaryType};
 use tsm_spdm::wire::error::{ErrorCode, ErrorResponse};
 use tsm_spdm::wire::measurements::{Block, GetMeasurements, Measurements};
 use tsm_spdm::wire::negotiation::{
-    Algorithms, Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
+    Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
 };
 use tsm_spdm::wire::opaque::{emit_version_selection, supported_versions};
 use tsm_spdm::wire::record::{MESSAGE_OFFSET, OVERHEAD};
-use tsm_spdm::wire::session::{Finish, KeyExchange, KeyExchangeResponse, SessionId};
+use tsm_spdm::wire::session::{
+    Finish, FinishResponse, KeyExchange, KeyExchangeResponse, SessionId,
+};
 use tsm_spdm::wire::vendor::VendorDefined;
-use tsm_spdm::wire::{Code, Digest, Header, Malformed, Version};
+use tsm_spdm::wire::{Code, Header, Layout, Malformed, Version};
 use tsm_spdm::{Config, Error, Input, Operation, Outcome, Output, Protocol, Requester, Workspace};
-use zerocopy::IntoBytes;
+
+use crate::identity::{Key, OFFER, SUITE, certificate, chain, select};
 
 pub const CAPABILITIES: Capabilities = Capabilities::CERT
     .union(Capabilities::CHAL)
@@ -46,17 +47,21 @@ struct Session {
     th: Transcript,
 }
 
-fn channel(secret: Secret) -> (Secret, RecordKey) {
-    let key = RecordKey::new(&secret);
+fn channel(suite: &Suite, secret: Secret) -> (Secret, RecordKey) {
+    let key = RecordKey::new(suite.aead, &secret);
     (secret, key)
 }
 
 /// The device.
 pub struct Responder {
-    pub key: SigningKey,
+    /// What it selects.
+    pub suite: Suite,
+    pub key: Key,
     pub chain: Vec<u8>,
     /// Most bytes of the chain in one portion.
     pub portion: usize,
+    /// The slot that holds the chain.
+    pub slot: u8,
     /// Told the message before it is signed, without signature.
     pub before_signing: Hook,
     /// Told the message before it is sealed.
@@ -69,81 +74,37 @@ pub struct Responder {
     randoms: u8,
 }
 
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match u8::try_from(content.len()) {
-        Ok(short @ ..0x80) => out.push(short),
-        Ok(long) => out.extend([0x81, long]),
-        Err(_) => {
-            out.push(0x82);
-            out.extend(u16::try_from(content.len()).unwrap().to_be_bytes());
-        }
-    }
-    out.extend(content);
-    out
-}
-
-/// Makes something with the outline of a certificate for the key with this point.
-pub fn certificate(point: &[u8], filler: usize) -> Vec<u8> {
-    let algorithm = [
-        0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81,
-        0x04, 0x00, 0x22,
-    ];
-    let bits = der(3, &[&[0], point].concat());
-    let key_info = der(0x30, &[&algorithm[..], &bits].concat());
-    let name = der(0x30, &vec![0; filler]);
-    let parts = [
-        der(0xa0, &[2, 1, 2]),
-        der(2, &[7; 20]),
-        der(0x30, &[6, 1, 1]),
-        name.clone(),
-        der(0x30, &[0x17, 1, 1]),
-        name,
-        key_info,
-        der(0xa3, &[0; 30]),
-    ];
-    let signature = [der(0x30, &[6, 1, 1]), der(3, &[0; 104])].concat();
-    der(0x30, &[der(0x30, &parts.concat()), signature].concat())
-}
-
-/// Puts certificates into a chain.
-pub fn chain(certificates: &[Vec<u8>]) -> Vec<u8> {
-    let header = ChainHeader::new(certificates.concat().len(), sha384(&certificates[0])).unwrap();
-    [header.as_bytes(), &certificates.concat()].concat()
-}
-
-pub fn point(key: &SigningKey) -> [u8; 97] {
-    key.verifying_key()
-        .to_sec1_point(false)
-        .as_bytes()
-        .try_into()
-        .unwrap()
-}
-
 impl Responder {
-    pub fn new() -> Self {
-        let key = SigningKey::from_slice(&[0x11; 48]).unwrap();
-        let authority = SigningKey::from_slice(&[0x12; 48]).unwrap();
-        let certificates = [
-            certificate(&point(&authority), 20),
-            certificate(&point(&key), 90),
-        ];
+    pub fn new(suite: Suite) -> Self {
+        let key = Key::new(suite.signature, 0x11);
+        let authority = Key::new(suite.signature, 0x12);
+        let certificates = [certificate(&authority, 20), certificate(&key, 90)];
         Self {
-            chain: chain(&certificates),
+            suite,
+            chain: chain(&suite, &certificates),
             key,
             portion: 256,
+            slot: 0,
             before_signing: Box::new(|_, _| ()),
             before_sealing: Box::new(|_, _| ()),
             on_wire: Box::new(|_, _| ()),
-            vca: Transcript::new(),
-            m1: Transcript::new(),
+            vca: Transcript::new(suite.hash),
+            m1: Transcript::new(suite.hash),
             session: None,
             randoms: 0,
         }
     }
 
+    fn layout(&self) -> Layout {
+        self.suite.layout()
+    }
+
+    fn hash(&self, bytes: &[u8]) -> Digest {
+        Transcript::new(self.suite.hash).with(bytes).digest()
+    }
+
     pub fn public_key(&self) -> PublicKey {
-        PublicKey::new(&point(&self.key)).unwrap()
+        self.key.public()
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
@@ -164,32 +125,38 @@ impl Responder {
 
     fn plain(&mut self, request: &[u8]) -> Result<(Code, Vec<u8>), Malformed> {
         let code = Header::peek(request)?.code;
+        let (layout, version) = (self.layout(), self.suite.version);
         let mut out = vec![0; 8192];
         let len = match code {
             Code::GET_VERSION => {
-                self.vca = Transcript::new();
-                let entries = [0x1000.into(), 0x1100.into(), 0x1200.into()];
+                self.vca = Transcript::new(self.suite.hash);
+                let own = u16::from_be_bytes([version.0, 0]);
+                let entries = [0x1000.into(), own.into(), 0x1100.into()];
                 VersionResponse { entries: &entries }.emit(&mut out)?
             }
             Code::GET_CAPABILITIES => {
-                CapabilitiesMessage::parse(request, code)?;
-                CapabilitiesMessage::new(Code::CAPABILITIES, 10, CAPABILITIES, 4096)
+                CapabilitiesMessage::parse(request, version, code)?;
+                CapabilitiesMessage::new(version, Code::CAPABILITIES, 10, CAPABILITIES, 4096)
                     .emit(&mut out)?
             }
             Code::NEGOTIATE_ALGORITHMS => {
-                NegotiateAlgorithms::parse(request)?;
-                Algorithms::SUITE.emit(&mut out)?
+                NegotiateAlgorithms::parse(request, version)?;
+                select(&self.suite, &mut out)?
             }
             Code::GET_DIGESTS => {
-                let digests = [sha384(&self.chain)];
+                let digest = self.hash(&self.chain);
                 Digests {
-                    slot_mask: 1,
-                    digests: &digests,
+                    supported_mask: 1 << self.slot,
+                    slot_mask: 1 << self.slot,
+                    digests: digest.as_bytes(),
                 }
-                .emit(&mut out)?
+                .emit(&layout, &mut out)?
             }
             Code::GET_CERTIFICATE => {
-                let (get, _) = GetCertificate::parse(request)?;
+                let (get, _) = GetCertificate::parse(request, version)?;
+                if get.slot() != self.slot {
+                    return Err(Malformed::Value);
+                }
                 let rest = self
                     .chain
                     .get(usize::from(get.offset.get())..)
@@ -201,10 +168,11 @@ impl Responder {
                 let remainder = rest.len().try_into().unwrap();
                 Certificate {
                     slot: get.slot(),
+                    model: 0,
                     portion,
                     remainder,
                 }
-                .emit(&mut out)?
+                .emit(version, &mut out)?
             }
             Code::CHALLENGE => return self.challenge(request).map(|m| (Code::CHALLENGE_AUTH, m)),
             Code::KEY_EXCHANGE => {
@@ -239,29 +207,36 @@ impl Responder {
         let code = Header::peek(&unsigned).unwrap().code;
         (self.before_signing)(code, &mut unsigned);
         transcript.update(&unsigned);
-        let input = signing_input(context, &transcript.digest());
-        let signature: p384::ecdsa::Signature = self.key.sign(&input);
-        unsigned.extend(signature.to_bytes());
+        let signed = Signed {
+            version: self.suite.version,
+            hash: self.suite.hash,
+            context,
+            digest: &transcript.digest(),
+        };
+        unsigned.extend(self.key.sign(&signed));
         unsigned
     }
 
     fn challenge(&mut self, request: &[u8]) -> Result<Vec<u8>, Malformed> {
-        let (challenge, used) = Challenge::parse(request)?;
-        let summary = (challenge.summary() == SummaryType::ALL).then_some(&[9; 48]);
+        let layout = self.layout();
+        let (challenge, used) = Challenge::parse(request, layout.version)?;
+        let summary = self.summary(challenge.summary);
         let mut nonce = [0; 32];
         self.random(&mut nonce);
-        let mut out = vec![0; 1024];
+        let mut out = vec![0; 8192];
+        let chain = self.hash(&self.chain);
         let auth = ChallengeAuth {
-            attributes: challenge.slot(),
-            slot_mask: 1,
-            chain_digest: &sha384(&self.chain),
+            attributes: challenge.slot,
+            slot_mask: 1 << self.slot,
+            chain_digest: chain.as_bytes(),
             nonce: &nonce,
-            summary,
+            summary: summary.as_deref(),
             opaque: &[],
-            signature: &[0; 96],
+            context: challenge.context,
+            signature: &vec![0; layout.signature],
         };
-        let len = auth.emit(&mut out)?;
-        out.truncate(len - 96);
+        let len = auth.emit(&layout, &mut out)?;
+        out.truncate(len - layout.signature);
         let mut m1 = self.m1.clone().with(&request[..used]);
         let mut message = self.sign(SigningContext::ChallengeAuth, out, &mut m1);
         (self.before_sealing)(Code::CHALLENGE_AUTH, &mut message);
@@ -269,21 +244,22 @@ impl Responder {
     }
 
     fn key_exchange(&mut self, request: &[u8]) -> Result<Vec<u8>, Malformed> {
-        let (exchange, used) = KeyExchange::parse(request)?;
+        let (suite, layout) = (self.suite, self.layout());
+        let (exchange, used) = KeyExchange::parse(request, &layout)?;
         if !supported_versions(exchange.opaque)?
             .iter()
             .any(|version| version.get() == 0x1200)
         {
             return Err(Malformed::Value);
         }
-        let summary = (exchange.summary == SummaryType::ALL).then_some(&[9; 48]);
+        let summary = self.summary(exchange.summary);
         let mut nonce = [0; 32];
         self.random(&mut nonce);
         let mut source = |bytes: &mut [u8]| {
             self.random(bytes);
             Ok(())
         };
-        let (agreement, half) = Ecdhe::generate(&mut source).unwrap();
+        let (agreement, half) = Ephemeral::generate(suite.exchange, &mut source).unwrap();
         let mut opaque = [0; 12];
         emit_version_selection(0x1200, &mut opaque)?;
         let response = KeyExchangeResponse {
@@ -291,33 +267,35 @@ impl Responder {
             session_id: 0xabcd,
             mutual_authentication: 0,
             random: &nonce,
-            exchange: &half,
-            summary,
+            exchange: half.as_bytes(),
+            summary: summary.as_deref(),
             opaque: &opaque,
-            signature: &[0; 96],
-            verify_data: &[0; 48],
+            signature: &vec![0; layout.signature],
+            verify_data: &vec![0; layout.hash],
         };
-        let mut out = vec![0; 1024];
-        let len = response.emit(&mut out)?;
-        out.truncate(len - KeyExchangeResponse::AFTER_SIGNED);
+        let mut out = vec![0; 8192];
+        let len = response.emit(&layout, &mut out)?;
+        out.truncate(len - KeyExchangeResponse::after_signed(&layout));
         let mut th = self
             .vca
             .clone()
-            .with(&sha384(&self.chain))
+            .with(self.hash(&self.chain).as_bytes())
             .with(&request[..used]);
         let mut message = self.sign(SigningContext::KeyExchangeRsp, out, &mut th);
-        th.update(message.last_chunk::<96>().unwrap());
+        th.update(&message[message.len() - layout.signature..]);
         let th1 = th.digest();
-        let secrets = HandshakeSecrets::new(&agreement.agree(exchange.exchange)?, &th1);
-        let verify_data = secrets.response.finished_key().hmac(&th1);
-        message.extend(verify_data);
+        let shared = agreement.agree(exchange.exchange)?;
+        let secrets = HandshakeSecrets::new(suite.schedule(), &shared, &th1);
+        let key = secrets.response.finished_key();
+        let verify_data = key.hmac(th1.as_bytes());
+        message.extend(verify_data.as_bytes());
         (self.before_sealing)(Code::KEY_EXCHANGE_RSP, &mut message);
         self.session = Some(Session {
             id: SessionId::new(exchange.session_id, 0xabcd),
-            request: channel(Secret::new(*secrets.request.as_bytes())),
-            response: channel(Secret::new(*secrets.response.as_bytes())),
+            request: channel(&suite, copy(&suite, &secrets.request)),
+            response: channel(&suite, copy(&suite, &secrets.response)),
             handshake: Some(secrets),
-            th: th.with(&verify_data),
+            th: th.with(verify_data.as_bytes()),
         });
         Ok(message)
     }
@@ -339,8 +317,8 @@ impl Responder {
             let session = self.session.as_mut().unwrap();
             let th2 = session.th.clone().with(&request).with(&answer).digest();
             let secrets = session.handshake.take().unwrap().data_secrets(&th2);
-            session.request = channel(secrets.request);
-            session.response = channel(secrets.response);
+            session.request = channel(&self.suite, secrets.request);
+            session.response = channel(&self.suite, secrets.response);
         }
         Ok((code, sealed))
     }
@@ -366,28 +344,31 @@ impl Responder {
         if session.handshake.is_some() != (header.code == Code::FINISH) {
             return Err(Malformed::Code);
         }
-        let bare = |code| Header::new(code, header.param1, header.param2);
+        let (suite, version) = (self.suite, self.suite.version);
+        let bare = |code| Header::new(version, code, header.param1, header.param2);
         let len = match header.code {
             Code::FINISH => {
-                let (finish, _) = Finish::parse(request)?;
-                let expected = self.verify_data(&request[..4]);
-                if expected != finish.verify_data {
+                let (finish, used) = Finish::parse(request, &suite.layout())?;
+                let expected = self.verify_data(&request[..used - suite.hash.length()]);
+                if !expected.equals(finish.verify_data) {
                     return Err(Malformed::Value);
                 }
-                Header::new(Code::FINISH_RSP, 0, 0).emit(&mut out)?
+                FinishResponse { opaque: &[] }.emit(version, &mut out)?
             }
             Code::HEARTBEAT => bare(Code::HEARTBEAT_ACK).emit(&mut out)?,
-            Code::END_SESSION => Header::new(Code::END_SESSION_ACK, 0, 0).emit(&mut out)?,
+            Code::END_SESSION => {
+                Header::new(version, Code::END_SESSION_ACK, 0, 0).emit(&mut out)?
+            }
             Code::KEY_UPDATE => {
                 if header.param1 == 2 {
-                    session.request = channel(session.request.0.updated());
-                    session.response = channel(session.response.0.updated());
+                    session.request = channel(&suite, session.request.0.updated());
+                    session.response = channel(&suite, session.response.0.updated());
                 }
                 bare(Code::KEY_UPDATE_ACK).emit(&mut out)?
             }
             Code::VENDOR_DEFINED_REQUEST => {
-                let (vendor, _) = VendorDefined::parse(request, header.code)?;
-                vendor.emit(Code::VENDOR_DEFINED_RESPONSE, &mut out)?
+                let (vendor, _) = VendorDefined::parse(request, version, header.code)?;
+                vendor.emit(version, Code::VENDOR_DEFINED_RESPONSE, &mut out)?
             }
             Code::GET_MEASUREMENTS => return self.measure(request),
             _ => return Err(Malformed::Code),
@@ -396,43 +377,60 @@ impl Responder {
         Ok(out)
     }
 
-    fn verify_data(&self, finish_header: &[u8]) -> Digest {
+    fn verify_data(&self, covered: &[u8]) -> Digest {
         let session = self.session.as_ref().unwrap();
-        let digest = session.th.clone().with(finish_header).digest();
-        session.request.0.finished_key().hmac(&digest)
+        let digest = session.th.clone().with(covered).digest();
+        session.request.0.finished_key().hmac(digest.as_bytes())
+    }
+
+    fn summary(&self, kind: SummaryType) -> Option<Vec<u8>> {
+        (kind == SummaryType::ALL).then(|| self.hash(&record().1).as_bytes().to_vec())
     }
 
     fn measure(&mut self, request: &[u8]) -> Result<Vec<u8>, Malformed> {
-        let (get, used) = GetMeasurements::parse(request)?;
+        let layout = self.layout();
+        let (get, used) = GetMeasurements::parse(request, layout.version)?;
         get.signed.ok_or(Malformed::Value)?;
-        let mut record = vec![0; 256];
-        let first = Block {
-            index: 1,
-            value_type: 0,
-            value: &[0x77; 48],
-        }
-        .emit(&mut record)?;
-        let second = Block {
-            index: 2,
-            value_type: 0x81,
-            value: b"raw",
-        }
-        .emit(&mut record[first..])?;
+        let (block_count, record) = record();
         let measurements = Measurements {
             total: 0,
-            attributes: 0,
-            block_count: 2,
-            record: &record[..first + second],
+            attributes: self.slot,
+            block_count,
+            record: &record,
             nonce: &[8; 32],
             opaque: &[],
+            context: get.context,
             signature: None,
         };
         let mut out = vec![0; 1024];
-        let len = measurements.emit(&mut out)?;
+        let len = measurements.emit(&layout, &mut out)?;
         out.truncate(len);
         let mut l1 = self.vca.clone().with(&request[..used]);
         Ok(self.sign(SigningContext::Measurements, out, &mut l1))
     }
+}
+
+fn copy(suite: &Suite, secret: &Secret) -> Secret {
+    Secret::new(suite.schedule(), secret.as_bytes())
+}
+
+/// Returns what the device measured: the number of blocks, and the blocks.
+fn record() -> (u8, Vec<u8>) {
+    let mut record = vec![0; 256];
+    let digest = Block {
+        index: 1,
+        value_type: 0,
+        value: &[0x77; 48],
+    };
+    let raw = Block {
+        index: 2,
+        value_type: 0x81,
+        value: b"raw",
+    };
+    let first = digest.emit(&mut record).unwrap();
+    let second = raw.emit(&mut record[first..]).unwrap();
+    record.truncate(first + second);
+    (2, record)
 }
 
 /// Makes an ERROR message.
@@ -465,13 +463,19 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(challenge: bool) -> Self {
+        Self::with(Config {
+            challenge,
+            offer: OFFER,
+            ..Config::new(0x1234)
+        })
+    }
+
+    /// Makes a pair whose requester has this configuration.
+    pub fn with(config: Config) -> Self {
         Self {
-            requester: Requester::new(Config {
-                challenge,
-                ..Config::new(0x1234)
-            }),
+            requester: Requester::new(config),
             workspace: Workspace::new(),
-            responder: Responder::new(),
+            responder: Responder::new(SUITE),
             on_request: Box::new(|_| ()),
             sent: Vec::new(),
             kept_vca: Vec::new(),

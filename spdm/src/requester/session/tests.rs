@@ -4,7 +4,10 @@
 use zeroize::ZeroizeOnDrop;
 
 use super::{Payload, RESERVE, Session, Task};
-use crate::crypto::{HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, Transcript};
+use crate::crypto::{
+    Digest, HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, SharedSecret, Suite,
+    Transcript,
+};
 use crate::requester::state::State;
 use crate::requester::{Config, Input, MIN_BUFFER, Operation, Output, Phase, Requester, Workspace};
 use crate::wire::session::SessionId;
@@ -14,9 +17,13 @@ use crate::{Error, PeerMisbehaved, crypto::RecordError};
 fn requester(sent: u64, received: u64) -> Requester {
     let signing = p384::ecdsa::SigningKey::from_slice(&[3; 48]).unwrap();
     let point = signing.verifying_key().to_sec1_point(false);
-    let key = PublicKey::new(point.as_bytes().try_into().unwrap()).unwrap();
-    let secrets = HandshakeSecrets::new(&Secret::new([1; 48]), &[2; 48]).data_secrets(&[3; 48]);
-    let mut session = Session::new(SessionId(1), &Transcript::new(), key, secrets);
+    let key = PublicKey::new(point.as_bytes()).unwrap();
+    let suite = Suite::STRONGEST;
+    let th = Digest::zero(suite.hash);
+    let shared = SharedSecret::new(&[1; 48]);
+    let secrets = HandshakeSecrets::new(suite.schedule(), &shared, &th).data_secrets(&th);
+    let vca = Transcript::new(suite.hash);
+    let mut session = Session::new(SessionId(1), &suite, &vca, key, secrets);
     session.tx.key.set_sequence(sent);
     session.rx.key.set_sequence(received);
     let mut requester = Requester::new(Config::new(1));
@@ -89,7 +96,9 @@ fn a_key_that_is_used_up_seals_nothing() {
 fn whatever_holds_a_secret_erases_it() {
     fn erases<T: ZeroizeOnDrop>() {}
     erases::<Secret>();
+    erases::<SharedSecret>();
     erases::<RecordKey>();
     erases::<Payload>();
+    erases::<p256::SecretKey>();
     erases::<p384::SecretKey>();
 }

@@ -4,7 +4,7 @@
 //! The host's calls about physical devices.
 
 use tsm_abi::rmi::{PublicKeyParams, SignatureAlgorithm};
-use tsm_spdm::crypto::{PUBLIC_KEY_LENGTH, PublicKey};
+use tsm_spdm::crypto::{MAX_POINT_LENGTH, PublicKey};
 use tsm_spdm::{Config, Requester};
 
 use super::super::comm::{self, Comm, Exit, Trouble};
@@ -99,7 +99,7 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
     let length = match algorithm {
         SignatureAlgorithm::Rsassa3072 => 384,
         SignatureAlgorithm::EcdsaP256 => 65,
-        SignatureAlgorithm::EcdsaP384 => PUBLIC_KEY_LENGTH,
+        SignatureAlgorithm::EcdsaP384 => 97,
     };
     let metadata = u64::try_from(params.metadata.len()).map_err(|_| Error::Input)?;
     if Ok(length) != usize::try_from(params.key_len.get()) || params.metadata_len.get() > metadata {
@@ -110,19 +110,21 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
         if pdev.state != State::NeedsKey || !pdev.comm.is_quiet() {
             return Err(Error::Device);
         }
-        // The one suite of the requester; the others are well formed but of no use.
-        if algorithm != SignatureAlgorithm::EcdsaP384 {
+        // No suite of the requester has it: well formed, but of no use.
+        if algorithm == SignatureAlgorithm::Rsassa3072 {
             return Err(Error::Device);
         }
-        let point: &[u8; PUBLIC_KEY_LENGTH] = params.key.first_chunk().ok_or(Error::Input)?;
-        let point = *point;
+        let mut point = [0; MAX_POINT_LENGTH];
+        for (byte, value) in point.iter_mut().zip(&params.key).take(length) {
+            *byte = *value;
+        }
         let key = context
             .platform
             .isolated(
                 &mut (),
                 &mut (),
                 || (),
-                move |_, (), ()| PublicKey::new(&point),
+                move |_, (), ()| PublicKey::new(point.get(..length).unwrap_or_default()),
             )
             .map_err(|_| Error::Input)?
             .map_err(|_| Error::Input)?;
