@@ -409,13 +409,19 @@ impl Host {
         let rd = realm.rd;
         // A realm that was never activated, or is stopped already, refuses: that is fine.
         let _ = self.call(Call::RealmTerminate { rd });
-        for base in [0, Realm::SHARED] {
-            self.reclaim_half(rd, base, base + Realm::SHARED);
-        }
+        self.reclaim_tables(rd);
         success(self.call(Call::RecDestroy { rec: realm.rec }));
         success(self.call(Call::RealmDestroy { rd }));
         for page in [rd, realm.rec, realm.root] {
             self.undelegate(page, 1);
+        }
+    }
+
+    /// Takes the memory and the tables of the realm `rd` back, all but the root table.
+    #[track_caller]
+    pub fn reclaim_tables(&self, rd: u64) {
+        for base in [0, Realm::SHARED] {
+            self.reclaim_half(rd, base, base + Realm::SHARED);
         }
     }
 

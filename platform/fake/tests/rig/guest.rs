@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecExit};
 use tsm_abi::rsi;
-use tsm_platform_fake::{ENDPOINT_BAR, Realm, success};
+use tsm_platform_fake::{ENDPOINT_BAR, Fake, Realm, Vcpu, success};
 use zerocopy::{FromBytes, FromZeros};
 
 use super::{DEVICE_IPA, INFO_IPA, PAGE, PRIVATE_PAGES, Registers, Rig, VDEV_ID};
@@ -49,6 +49,31 @@ impl Rig {
         self.host.enter(&self.realm);
         let bytes = *seen.lock().unwrap();
         rsi::VdevInfo::read_from_bytes(&bytes).unwrap()
+    }
+
+    /// Returns register x0 of the guest, if the guest runs.
+    pub fn vcpu_register(&self) -> Option<u64> {
+        let seen = Arc::new(Mutex::new(None));
+        let into = seen.clone();
+        let look = move |_: &Fake, vcpu: &mut Vcpu| *into.lock().unwrap() = Some(vcpu.gprs[0]);
+        self.host.fake.script().look(look);
+        let entry = RecEnter::new_zeroed();
+        self.host.enter_with(&self.realm, &entry).ok()?;
+        seen.lock().unwrap().take()
+    }
+
+    /// Returns the nonces in the structure that the guest was told last.
+    pub fn read_nonces(&self) -> Option<[u64; 3]> {
+        let seen = Arc::new(Mutex::new(None));
+        let into = seen.clone();
+        self.host.fake.script().look(move |fake, vcpu| {
+            *into.lock().unwrap() = vcpu.load::<24>(fake, INFO_IPA + 0x18).ok();
+        });
+        let entry = RecEnter::new_zeroed();
+        self.host.enter_with(&self.realm, &entry).ok()?;
+        let bytes = seen.lock().unwrap().take()?;
+        let (words, _) = bytes.as_chunks::<8>();
+        Some([0, 1, 2].map(|index| u64::from_le_bytes(words[index])))
     }
 
     pub fn nonces(&self) -> [u64; 3] {

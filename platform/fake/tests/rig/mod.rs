@@ -73,6 +73,9 @@ impl LinkKeys for Shared {
     }
 }
 
+/// A message, and by which protocol it goes.
+pub type Message = (u8, Vec<u8>);
+
 /// What a pump came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pumped {
@@ -222,7 +225,7 @@ impl Rig {
     }
 
     /// Carries one request to the device and returns its answer.
-    fn carry(&mut self, protocol: u8, request: &[u8]) -> Option<Vec<u8>> {
+    pub fn carry(&mut self, protocol: u8, request: &[u8]) -> Option<Vec<u8>> {
         self.refresh();
         let mut object = vec![1, 0, protocol + 1, 0];
         let words = (8 + request.len()).div_ceil(4);
@@ -294,6 +297,29 @@ impl Rig {
         let mut request = exit.clone();
         request.flags = (flags - DevCommExitFlags::RSP_CACHE).bits().into();
         self.keep(&request);
+    }
+
+    /// Pumps an exchange once. Returns what the device is to be asked, if anything, and whether the
+    /// other end of a stream has to be pumped first.
+    pub fn pump_once(
+        &mut self,
+        call: Call,
+        answer: Option<&[u8]>,
+        status: CommStatus,
+    ) -> Result<(Option<Message>, bool), RmiStatus> {
+        let exit = match self.step(call, answer, status) {
+            Step::Failed(status) => return Err(status),
+            Step::Exit(exit) => exit,
+        };
+        let flags = DevCommExitFlags::from_bits(exit.flags.get()).expect("known flags");
+        let waits = flags.contains(DevCommExitFlags::STREAM_WAIT);
+        self.keep_response_first(&exit);
+        if !flags.contains(DevCommExitFlags::REQ_SEND) {
+            return Ok((None, waits));
+        }
+        let length = usize::try_from(exit.req_len.get()).unwrap();
+        let request = self.host.fake.host_load(self.request, length).unwrap();
+        Ok((Some((exit.protocol, request)), waits))
     }
 
     /// Pumps an exchange as far as it goes.
@@ -374,6 +400,12 @@ impl Rig {
 
     pub fn tdi(&self) -> TdiState {
         self.dsm.state().interface
+    }
+
+    /// Returns the call that pumps the device `pdev`.
+    pub fn device_pump(&self, pdev: u64) -> Call {
+        let data = self.data;
+        Call::PdevCommunicate { pdev, data }
     }
 
     /// Returns the physical address that the guest reaches at `ipa`. Cached translations count.
