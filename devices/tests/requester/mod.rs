@@ -6,21 +6,18 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+mod place;
+mod session;
+mod terms;
+
 use std::sync::{Arc, Mutex};
 
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce, Tag};
-use ecdsa::signature::Verifier;
-use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
-use p384::ecdsa::{Signature, VerifyingKey};
-use p384::elliptic_curve::sec1::ToSec1Point;
 use sha2::{Digest, Sha384};
-use tsm_devices::{
-    Bar, Config, Dsm, EndKeys, Event, FunctionSource, FunctionView, KeySlot, LinkKey, LinkKeys,
-    LinkStatus, SessionId, State, TdiState,
-};
-use zeroize::Zeroizing;
+use tsm_devices::{Config, Dsm, Event, KeySlot, SessionId, State, TdiState, Version};
+
+pub use place::{Host, RootPort, function};
+pub use session::{Direction, Session};
+pub use terms::Terms;
 
 pub const RID: u16 = 0x0100;
 pub const STREAM: u8 = 7;
@@ -47,189 +44,19 @@ pub fn sha384(bytes: &[u8]) -> [u8; 48] {
     Sha384::digest(bytes).into()
 }
 
-fn hmac384(key: &[u8], bytes: &[u8]) -> [u8; 48] {
-    let mut mac = <Hmac<Sha384> as hmac::KeyInit>::new_from_slice(key).unwrap();
-    mac.update(bytes);
-    mac.finalize().into_bytes().into()
-}
-
-fn expand<const N: usize>(secret: &[u8], label: &str, context: &[u8]) -> [u8; N] {
-    let info = [
-        &(N as u16).to_le_bytes()[..],
-        b"spdm1.2 ",
-        label.as_bytes(),
-        context,
-    ]
-    .concat();
-    let mut out = [0; N];
-    Hkdf::<Sha384>::from_prk(secret)
-        .unwrap()
-        .expand(&info, &mut out)
-        .unwrap();
-    out
-}
-
-/// Stream, name at the root port, and key.
-type PortKey = (u8, KeySlot, [u8; 32]);
-
-/// The root port's keys, which a test sets by hand.
-#[derive(Clone, Default)]
-pub struct RootPort {
-    keys: Arc<Mutex<Vec<PortKey>>>,
-    status: Arc<Mutex<LinkStatus>>,
-}
-
-impl RootPort {
-    pub fn set(&self, stream: u8, slot: KeySlot, key: [u8; 32]) {
-        self.stop(stream, slot);
-        self.keys.lock().unwrap().push((stream, slot, key));
-    }
-
-    pub fn stop(&self, stream: u8, slot: KeySlot) {
-        self.keys
-            .lock()
-            .unwrap()
-            .retain(|(other, at, _)| (*other, *at) != (stream, slot));
-    }
-
-    pub fn status(&self) -> LinkStatus {
-        *self.status.lock().unwrap()
-    }
-}
-
-impl LinkKeys for RootPort {
-    fn keys(&mut self, stream: u8) -> EndKeys {
-        let mut keys = [const { None }; 12];
-        for (other, slot, key) in self.keys.lock().unwrap().iter() {
-            if *other == stream {
-                keys[slot.index()] = Some(LinkKey {
-                    key: Zeroizing::new(*key),
-                    iv: 1,
-                });
-            }
-        }
-        keys
-    }
-
-    fn publish(&mut self, _: u8, status: LinkStatus) {
-        *self.status.lock().unwrap() = status;
-    }
-}
-
-/// The function as the host configures it.
-#[derive(Clone)]
-pub struct Host(pub Arc<Mutex<Option<FunctionView>>>, pub Arc<Mutex<bool>>);
-
-impl FunctionSource for Host {
-    fn view(&mut self) -> Option<FunctionView> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn take_reset(&mut self) -> bool {
-        std::mem::take(&mut self.1.lock().unwrap())
-    }
-}
-
-pub fn function() -> FunctionView {
-    let bars = vec![Bar {
-        index: 0,
-        address: 0x1020_0000,
-        size: 0x4000,
-    }];
-    FunctionView {
-        rid: Some(RID),
-        bars,
-    }
-}
-
 /// A device on the bench.
 pub struct Bench {
     pub dsm: Dsm,
     pub port: RootPort,
     pub host: Host,
     pub events: Arc<Mutex<Vec<Event>>>,
+    pub terms: Terms,
+    /// Data transfer and message size of the requester; chunks are offered if they differ.
+    pub sizes: (u32, u32),
+    /// The slot that is asked for.
+    pub slot: u8,
     vca: Vec<u8>,
     pub chain: Vec<u8>,
-}
-
-/// One established or half established session of a test.
-pub struct Session {
-    pub id: u32,
-    handshake: [u8; 48],
-    transcript: Vec<u8>,
-    request: Direction,
-    response: Direction,
-    request_secret: [u8; 48],
-}
-
-pub struct Direction {
-    secret: [u8; 48],
-    sequence: u64,
-}
-
-impl Direction {
-    fn new(secret: [u8; 48]) -> Self {
-        Self {
-            secret,
-            sequence: 0,
-        }
-    }
-
-    pub fn update(&mut self) {
-        *self = Self::new(expand(&self.secret, "traffic upd", &[]));
-    }
-
-    fn cipher(&mut self) -> (Aes256Gcm, Nonce<aes_gcm::aead::consts::U12>) {
-        let key: [u8; 32] = expand(&self.secret, "key", &[]);
-        let mut nonce: [u8; 12] = expand(&self.secret, "iv", &[]);
-        for (byte, count) in nonce.iter_mut().zip(self.sequence.to_le_bytes()) {
-            *byte ^= count;
-        }
-        self.sequence += 1;
-        (Aes256Gcm::new(&key.into()), nonce.into())
-    }
-}
-
-impl Session {
-    pub fn seal(&mut self, message: &[u8]) -> Vec<u8> {
-        let mut record = self.id.to_le_bytes().to_vec();
-        record.extend((message.len() as u16 + 18).to_le_bytes());
-        let mut text = (message.len() as u16).to_le_bytes().to_vec();
-        text.extend(message);
-        let (cipher, nonce) = self.request.cipher();
-        let tag = cipher
-            .encrypt_inout_detached(&nonce, &record, (&mut text[..]).into())
-            .unwrap();
-        record.extend(text);
-        record.extend(tag);
-        record
-    }
-
-    pub fn open(&mut self, record: &[u8]) -> Vec<u8> {
-        assert_eq!(record[..4], self.id.to_le_bytes());
-        let length = usize::from(u16::from_le_bytes([record[4], record[5]]));
-        let (text, tag) = record[6..6 + length].split_last_chunk::<16>().unwrap();
-        let mut text = text.to_vec();
-        let (cipher, nonce) = self.response.cipher();
-        cipher
-            .decrypt_inout_detached(
-                &nonce,
-                &record[..6],
-                (&mut text[..]).into(),
-                &Tag::from(*tag),
-            )
-            .expect("the response opens");
-        let application = usize::from(u16::from_le_bytes([text[0], text[1]]));
-        text[2..2 + application].to_vec()
-    }
-
-    pub fn update_request(&mut self) {
-        self.request.update();
-    }
-
-    pub fn update_response(&mut self) {
-        self.response.update();
-    }
 }
 
 impl Default for Bench {
@@ -240,20 +67,28 @@ impl Default for Bench {
 
 impl Bench {
     pub fn new(heartbeat_period: u8) -> Self {
+        Self::with(|config| config.heartbeat_period = heartbeat_period)
+    }
+
+    /// A device that is configured by the test.
+    pub fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let port = RootPort::default();
         let host = Host(Arc::new(Mutex::new(Some(function()))), Arc::default());
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = events.clone();
         let mut config = Config::new(FIRMWARE, function()).unwrap();
-        config.heartbeat_period = heartbeat_period;
         config.function = Box::new(host.clone());
         config.link = Box::new(port.clone());
         config.observer = Box::new(move |event: &Event| heard.lock().unwrap().push(*event));
+        configure(&mut config);
         Self {
             dsm: Dsm::new(config),
             port,
             host,
             events,
+            terms: Terms::default(),
+            sizes: (0x1000, 0x1000),
+            slot: 0,
             vca: Vec::new(),
             chain: Vec::new(),
         }
@@ -308,29 +143,138 @@ impl Bench {
         answer[2]
     }
 
+    /// GET_CAPABILITIES of a requester that wants sessions, heartbeats and key updates.
+    pub fn get_capabilities(&self) -> Vec<u8> {
+        let (transfer, message) = self.sizes;
+        let mut flags: u32 = 0x62c6;
+        if message > transfer {
+            flags |= 0x2_0000;
+        }
+        if message > transfer && self.terms.version >= Version::V1_4 {
+            flags |= 0x8000_0000;
+        }
+        let mut request = vec![self.terms.version.byte(), 0xe1, 0, 0, 0, 0, 0, 0];
+        request.extend(flags.to_le_bytes());
+        request.extend(transfer.to_le_bytes());
+        request.extend(message.to_le_bytes());
+        request
+    }
+
+    /// NEGOTIATE_ALGORITHMS that offers the terms and nothing else.
+    pub fn negotiate_algorithms(&self) -> Vec<u8> {
+        let structures = self.terms.structures();
+        let (classic, post_quantum, hash) = self.terms.masks();
+        let mut request = vec![self.terms.version.byte(), 0xe3, structures.len() as u8, 0];
+        request.extend((32 + 4 * structures.len() as u16).to_le_bytes());
+        request.extend([1, 2]);
+        for mask in [classic, hash, post_quantum] {
+            request.extend(mask.to_le_bytes());
+        }
+        request.resize(32, 0);
+        request.extend(structures.concat());
+        request
+    }
+
     pub fn negotiate(&mut self) {
         self.vca.clear();
-        for (request, size) in [
-            ("10840000", 8),
-            (GET_CAPABILITIES, 20),
-            (NEGOTIATE_ALGORITHMS, 48),
+        for request in [
+            hex("10840000"),
+            self.get_capabilities(),
+            self.negotiate_algorithms(),
         ] {
-            let answer = self.plain(&hex(request));
-            assert_ne!(answer[1], 0x7f, "{request} is refused: {answer:02x?}");
-            self.vca.extend(hex(request));
+            let answer = self.ask(&request);
+            let size = match answer[1] {
+                0x04 => 6 + 2 * usize::from(answer[5]),
+                0x61 => 20,
+                0x63 => usize::from(answer[4]),
+                _ => panic!("{request:02x?} is refused: {answer:02x?}"),
+            };
+            self.vca.extend(&request);
             self.vca.extend(&answer[..size]);
         }
+    }
+
+    /// Begins a request in the agreed version.
+    pub fn request(&self, code: u8, param1: u8, param2: u8) -> Vec<u8> {
+        vec![self.terms.version.byte(), code, param1, param2]
+    }
+
+    /// Sends a plain message; fetches the answer in chunks if it is large.
+    pub fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+        let answer = self.plain(message);
+        self.fetch(None, answer)
+    }
+
+    /// Sends a message inside a session; fetches the answer in chunks if it is large.
+    pub fn ask_in(&mut self, session: &mut Session, message: &[u8]) -> Vec<u8> {
+        let answer = self.send(session, message);
+        self.fetch(Some(session), answer)
+    }
+
+    /// CHUNK_GET of one chunk.
+    pub fn chunk_get(&self, handle: u8, sequence: u32) -> Vec<u8> {
+        let mut request = self.request(0x86, 0, handle);
+        if self.terms.version >= Version::V1_4 {
+            request.extend(sequence.to_le_bytes());
+        } else {
+            request.extend((sequence as u16).to_le_bytes());
+        }
+        request
+    }
+
+    /// CHUNK_SEND of one chunk; the first one tells the size of the whole.
+    pub fn chunk_send(&self, attributes: u8, sequence: u32, size: usize, chunk: &[u8]) -> Vec<u8> {
+        let mut request = self.request(0x85, attributes, 0x31);
+        request.extend(sequence.to_le_bytes());
+        request.extend((chunk.len() as u32).to_le_bytes());
+        if sequence == 0 {
+            request.extend((size as u32).to_le_bytes());
+        }
+        request.extend(chunk);
+        request
+    }
+
+    /// Returns `answer`, or what it says is to be fetched in chunks.
+    pub fn fetch(&mut self, mut session: Option<&mut Session>, answer: Vec<u8>) -> Vec<u8> {
+        if answer[1..3] != [0x7f, 0x0f] {
+            return answer;
+        }
+        let handle = answer[4];
+        let mut whole = Vec::new();
+        let mut size = 0;
+        for sequence in 0.. {
+            let request = self.chunk_get(handle, sequence);
+            let part = match &mut session {
+                Some(session) => self.send(session, &request),
+                None => self.plain(&request),
+            };
+            assert_eq!((part[1], part[3]), (0x06, handle), "{part:02x?}");
+            let number = u32::from_le_bytes(part[4..8].try_into().unwrap());
+            assert_eq!(number, sequence);
+            let length = u32::from_le_bytes(part[8..12].try_into().unwrap()) as usize;
+            let at = if sequence == 0 { 16 } else { 12 };
+            assert!(at + length <= self.sizes.0 as usize);
+            if sequence == 0 {
+                size = u32::from_le_bytes(part[12..16].try_into().unwrap()) as usize;
+            }
+            whole.extend(&part[at..at + length]);
+            if part[2] & 1 != 0 {
+                break;
+            }
+        }
+        assert_eq!(whole.len(), size);
+        whole
     }
 
     /// Reads the certificate chain in portions of at most `length` bytes.
     pub fn read_chain(&mut self, length: u16) -> Vec<u8> {
         let mut chain = Vec::new();
         loop {
-            let mut request = vec![0x12, 0x82, 0, 0];
+            let mut request = self.request(0x82, self.slot, 0);
             request.extend((chain.len() as u16).to_le_bytes());
             request.extend(length.to_le_bytes());
-            let answer = self.plain(&request);
-            assert_eq!(answer[1], 0x02);
+            let answer = self.ask(&request);
+            assert_eq!(answer[1], 0x02, "{answer:02x?}");
             let word = |at| u16::from_le_bytes([answer[at], answer[at + 1]]);
             assert!(word(4) <= length);
             chain.extend(&answer[8..8 + usize::from(word(4))]);
@@ -340,102 +284,135 @@ impl Bench {
         }
     }
 
-    /// The key in the last certificate of the chain.
-    pub fn leaf_key(&self) -> VerifyingKey {
-        let mut rest = &self.chain[52..];
-        let mut leaf = rest;
+    /// The certificates of the chain, root first.
+    pub fn certificates(&self) -> Vec<Vec<u8>> {
+        let mut rest = &self.chain[4 + self.terms.hash_size()..];
+        let mut list = Vec::new();
         while !rest.is_empty() {
             let length = 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
-            (leaf, rest) = rest.split_at(length);
+            let (certificate, after) = rest.split_at(length);
+            list.push(certificate.to_vec());
+            rest = after;
         }
-        let at = leaf
-            .windows(4)
-            .position(|bytes| bytes == [0x03, 0x62, 0x00, 0x04])
-            .unwrap();
-        VerifyingKey::from_sec1_bytes(&leaf[at + 3..at + 100]).unwrap()
+        list
     }
 
     /// Checks a signature over a transcript.
     pub fn verify(&self, context: &str, transcript: &[u8], signature: &[u8]) {
-        let mut message = b"dmtf-spdm-v1.2.*".repeat(4);
-        message.resize(100 - context.len(), 0);
-        message.extend(context.as_bytes());
-        message.extend(sha384(transcript));
-        let signature = Signature::from_slice(signature).unwrap();
-        self.leaf_key()
-            .verify(&message, &signature)
-            .expect("a valid signature");
+        let leaf = self.certificates().pop().unwrap();
+        let key = self.terms.key_of(&leaf);
+        let message = self.terms.signed_message(context, transcript);
+        assert!(
+            self.terms.verifies(key, context, &message, signature),
+            "{context} is wrong"
+        );
     }
 
     pub fn vca(&self) -> &[u8] {
         &self.vca
     }
 
-    /// KEY_EXCHANGE up to the checks of the response.
-    pub fn key_exchange(&mut self, requester_half: u16) -> Session {
-        let secret = p384::SecretKey::from_slice(&[0x11; 48]).unwrap();
-        let mut request = vec![0x12, 0xe4, 0xff, 0];
+    /// A KEY_EXCHANGE message that asks for the summary of all measurements.
+    pub fn key_exchange_message(&self, requester_half: u16) -> Vec<u8> {
+        let mut request = self.request(0xe4, 0xff, self.slot);
         request.extend(requester_half.to_le_bytes());
         request.extend([0, 0]);
         request.extend([0x22; 32]);
-        request.extend(&secret.public_key().to_sec1_point(false).as_bytes()[1..]);
+        request.extend(self.terms.share());
         request.extend(hex("1400 01000000 00000900 01010300 10001100 12000000"));
-        let answer = self.plain(&request);
+        request
+    }
+
+    /// KEY_EXCHANGE up to the checks of the response.
+    pub fn key_exchange(&mut self, requester_half: u16) -> Session {
+        let request = self.key_exchange_message(requester_half);
+        let answer = self.ask(&request);
+        self.check_key_exchange(&request, &answer)
+    }
+
+    /// Checks the response to a KEY_EXCHANGE.
+    pub fn check_key_exchange(&self, request: &[u8], answer: &[u8]) -> Session {
+        let terms = self.terms;
         assert_eq!(answer[1], 0x64, "{answer:02x?}");
-        assert_eq!(answer[136..184], sha384(&measurement_blocks()));
-        assert_eq!(answer[184..198], hex("0c00 01000000 00000400 01000012"));
-        let (signed, rest) = answer.split_at(198);
-        let (signature, verify_data) = rest.split_at(96);
+        let summary = 40 + terms.answer_size();
+        let opaque = summary + terms.hash_size();
+        let (share, rest) = (&answer[40..summary], &answer[summary..]);
+        assert_eq!(
+            rest[..terms.hash_size()],
+            terms.digest(&measurement_blocks())
+        );
+        assert_eq!(
+            answer[opaque..opaque + 14],
+            hex("0c00 01000000 00000400 01000012")
+        );
+        let (signed, rest) = answer.split_at(opaque + 14);
+        let (signature, verify_data) = rest.split_at(terms.signature_size());
+        let verify_data = &verify_data[..terms.hash_size()];
 
         let mut transcript = self.vca.clone();
-        transcript.extend(sha384(&self.chain));
-        transcript.extend(&request);
+        transcript.extend(terms.digest(&self.chain));
+        transcript.extend(request);
         transcript.extend(signed);
         self.verify("responder-key_exchange_rsp signing", &transcript, signature);
         transcript.extend(signature);
 
-        let mut point = vec![4];
-        point.extend(&answer[40..136]);
-        let theirs = p384::PublicKey::from_sec1_bytes(&point).unwrap();
-        let shared = p384::ecdh::diffie_hellman(secret.to_nonzero_scalar(), theirs.as_affine());
-        let handshake = hmac384(&[0; 48], shared.raw_secret_bytes());
-        let th1 = sha384(&transcript);
-        let request_secret: [u8; 48] = expand(&handshake, "req hs data", &th1);
-        let response_secret: [u8; 48] = expand(&handshake, "rsp hs data", &th1);
-        let finished: [u8; 48] = expand(&response_secret, "finished", &[]);
-        assert_eq!(verify_data[..48], hmac384(&finished, &th1));
-        transcript.extend(&verify_data[..48]);
-        let responder_half = u16::from_le_bytes([answer[4], answer[5]]);
+        let size = terms.hash_size();
+        let handshake = terms.hmac(&vec![0; size], &terms.shared(share));
+        let th1 = terms.digest(&transcript);
+        let request_secret = terms.expand(&handshake, "req hs data", &th1, size);
+        let response_secret = terms.expand(&handshake, "rsp hs data", &th1, size);
+        let finished = terms.expand(&response_secret, "finished", &[], size);
+        assert_eq!(verify_data, terms.hmac(&finished, &th1));
+        transcript.extend(verify_data);
+        let halves = [request[4], request[5], answer[4], answer[5]];
         Session {
-            id: u32::from(responder_half) << 16 | u32::from(requester_half),
+            id: u32::from_le_bytes(halves),
+            terms,
             handshake,
             transcript,
-            request: Direction::new(request_secret),
-            response: Direction::new(response_secret),
+            request: Direction::new(terms, request_secret.clone()),
+            response: Direction::new(terms, response_secret),
             request_secret,
         }
     }
 
     /// The FINISH message of a session.
     pub fn finish_message(session: &Session) -> Vec<u8> {
-        let mut message = vec![0x12, 0xe5, 0, 0];
+        let terms = session.terms;
+        let mut message = vec![terms.version.byte(), 0xe5, 0, 0];
+        if terms.version >= Version::V1_4 {
+            message.extend([0, 0]);
+        }
         let covered = [&session.transcript[..], &message].concat();
-        let finished: [u8; 48] = expand(&session.request_secret, "finished", &[]);
-        message.extend(hmac384(&finished, &sha384(&covered)));
+        let size = terms.hash_size();
+        let finished = terms.expand(&session.request_secret, "finished", &[], size);
+        message.extend(terms.hmac(&finished, &terms.digest(&covered)));
         message
     }
 
     pub fn finish(&mut self, session: &mut Session) {
         let message = Self::finish_message(session);
         let answer = self.send(session, &message);
-        assert_eq!(answer, [0x12, 0x65, 0, 0]);
-        session.transcript.extend(&message);
-        session.transcript.extend(&answer);
-        let salt: [u8; 48] = expand(&session.handshake, "derived", &[]);
-        let main = hmac384(&salt, &[0; 48]);
-        let th2 = sha384(&session.transcript);
-        session.request = Direction::new(expand(&main, "req app data", &th2));
-        session.response = Direction::new(expand(&main, "rsp app data", &th2));
+        Self::finished(session, &message, &answer);
+    }
+
+    /// Goes on to application keys.
+    pub fn finished(session: &mut Session, message: &[u8], answer: &[u8]) {
+        let terms = session.terms;
+        let mut expected = vec![terms.version.byte(), 0x65, 0, 0];
+        if terms.version >= Version::V1_4 {
+            expected.extend([0, 0]);
+        }
+        assert_eq!(answer, expected);
+        session.transcript.extend(message);
+        session.transcript.extend(answer);
+        let size = terms.hash_size();
+        let salt = terms.expand(&session.handshake, "derived", &[], size);
+        let main = terms.hmac(&salt, &vec![0; size]);
+        let th2 = terms.digest(&session.transcript);
+        let secret = |label| Direction::new(terms, terms.expand(&main, label, &th2, size));
+        session.request = secret("req app data");
+        session.response = secret("rsp app data");
     }
 
     /// Establishes a session.
@@ -462,11 +439,12 @@ impl Bench {
 
     /// Exchanges a PCI-SIG payload.
     pub fn vendor(&mut self, session: &mut Session, payload: &[u8]) -> Vec<u8> {
-        let mut message = hex("12fe0000 0300 02 0100");
+        let mut message = self.request(0xfe, 0, 0);
+        message.extend(hex("0300 02 0100"));
         message.extend((payload.len() as u16).to_le_bytes());
         message.extend(payload);
         let answer = self.send(session, &message);
-        assert_eq!(answer[..9], hex("127e0000 0300 02 0100"), "{answer:02x?}");
+        assert_eq!(answer[1..9], hex("7e0000 0300 02 0100"), "{answer:02x?}");
         let length = usize::from(u16::from_le_bytes([answer[9], answer[10]]));
         assert_eq!(answer.len(), 11 + length);
         assert_eq!(answer[11], payload[0]);
