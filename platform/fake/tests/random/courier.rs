@@ -8,21 +8,21 @@ use tsm_abi::rmi::{
     BlockSize, Call, CommStatus, PdevCategory, PdevStreamParams, PsmmuParams, PublicKeyParams,
     RangeDescriptor, SignatureAlgorithm, StreamType, VdevMeasureParams,
 };
-use tsm_abi::{RmiCode, RmiStatus, rsi};
+use tsm_abi::{RmiCode, RmiStatus};
 use tsm_platform::{Iommu, StreamId};
 use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, ROOT_PORT, Stream};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::oracle::Tables;
 use crate::playground::{PAGE, Random, Tally};
-use crate::rig::{DATA_IPA, DEVICE_IPA, INFO_IPA, PRIVATE_PAGES, Rig, STREAM, VDEV_ID};
+use crate::rig::{DATA_IPA, DEVICE_IPA, PRIVATE_PAGES, Rig, STREAM};
 
-const TOP: u64 = DEVICE_IPA + PRIVATE_PAGES * PAGE;
-const STARTED: u64 = 3;
+pub const TOP: u64 = DEVICE_IPA + PRIVATE_PAGES * PAGE;
+pub const STARTED: u64 = 3;
 
 /// Who is pumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+pub enum Target {
     Port,
     Device,
     Interface,
@@ -30,31 +30,31 @@ enum Target {
 
 /// A stream operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Streaming {
+pub enum Streaming {
     Connect,
     Refresh,
     Disconnect,
 }
 
 /// Pages that hold objects or parameters.
-struct Pages {
-    port: u64,
-    device: u64,
-    vdev: u64,
-    port_params: u64,
-    device_params: u64,
-    vdev_params: u64,
-    stream_params: u64,
-    measure_params: u64,
-    unit_params: u64,
-    key_params: u64,
+pub struct Pages {
+    pub port: u64,
+    pub device: u64,
+    pub vdev: u64,
+    pub port_params: u64,
+    pub device_params: u64,
+    pub vdev_params: u64,
+    pub stream_params: u64,
+    pub measure_params: u64,
+    pub unit_params: u64,
+    pub key_params: u64,
     /// A list of the memory for the device's object.
-    memory: u64,
+    pub memory: u64,
 }
 
 /// A request that the device has not answered.
-struct Waiting {
-    target: Target,
+pub struct Waiting {
+    pub target: Target,
     protocol: u8,
     request: Vec<u8>,
 }
@@ -62,15 +62,15 @@ struct Waiting {
 /// The host's half of everything about one device.
 pub struct Courier {
     pub rig: Rig,
-    pages: Pages,
-    waiting: Option<Waiting>,
+    pub pages: Pages,
+    pub waiting: Option<Waiting>,
     /// Whose exchange was begun.
-    asked: Option<Target>,
+    pub asked: Option<Target>,
     /// The stream operation that was begun, and how often its end was refused.
     streaming: Option<(Streaming, u32)>,
     is_going_down: bool,
     /// Whether the guest has turned DMA on, and nothing has ended that.
-    enabled: bool,
+    pub enabled: bool,
     pub succeeded: Tally,
     pub calls: u64,
     unit: u64,
@@ -130,7 +130,7 @@ impl Courier {
         }
     }
 
-    fn call(&mut self, call: Call) -> RmiStatus {
+    pub fn call(&mut self, call: Call) -> RmiStatus {
         let (function, registers) = call.encode();
         let [status, ..] = self.rig.host.raw(function, &registers);
         self.calls += 1;
@@ -142,19 +142,19 @@ impl Courier {
         status
     }
 
-    fn works(&mut self, call: Call) -> bool {
+    pub fn works(&mut self, call: Call) -> bool {
         self.call(call) == RmiStatus::SUCCESS
     }
 
     /// Makes a call that begins an exchange.
-    fn ask(&mut self, target: Target, call: Call) {
+    pub fn ask(&mut self, target: Target, call: Call) {
         if self.works(call) {
             self.asked = Some(target);
         }
     }
 
     /// Begins a stream operation.
-    fn ask_both(&mut self, what: Streaming, call: Call) -> bool {
+    pub fn ask_both(&mut self, what: Streaming, call: Call) -> bool {
         let works = self.works(call);
         if works {
             self.streaming = Some((what, 0));
@@ -162,7 +162,7 @@ impl Courier {
         works
     }
 
-    fn state_of(&mut self, object: u64, is_interface: bool) -> u64 {
+    pub fn state_of(&mut self, object: u64, is_interface: bool) -> u64 {
         let call = if is_interface {
             Call::VdevGetState { vdev: object }
         } else {
@@ -182,7 +182,7 @@ impl Courier {
         }
     }
 
-    fn pump(&mut self, random: &mut Random, target: Target) {
+    pub fn pump(&mut self, random: &mut Random, target: Target) {
         let call = match target {
             Target::Port => self.rig.device_pump(self.pages.port),
             Target::Device => self.rig.device_pump(self.pages.device),
@@ -264,7 +264,7 @@ impl Courier {
         }
     }
 
-    fn complete(&mut self) {
+    pub fn complete(&mut self) {
         let (pdev_1, pdev_2) = (self.pages.device, self.pages.port);
         let handle = self.rig.handle;
         let is_over = self.works(Call::PdevStreamComplete {
@@ -389,232 +389,6 @@ impl Courier {
         }
     }
 
-    fn use_interface(&mut self, random: &mut Random) {
-        let (rd, pdev, vdev) = self.rig.names();
-        match self.state_of(vdev, true) {
-            0 => self.pump(random, Target::Interface),
-            1 => self.ask(Target::Interface, Call::VdevLock { rd, pdev, vdev }),
-            2 => match random.below(6) {
-                0 | 1 => self.measure(),
-                2 | 3 => self.ask(
-                    Target::Interface,
-                    Call::VdevGetInterfaceReport { rd, pdev, vdev },
-                ),
-                4 => self.accept(random),
-                _ => self.ask(Target::Interface, Call::VdevStart { rd, pdev, vdev }),
-            },
-            STARTED => match random.below(10) {
-                0 => self.measure(),
-                1 => self.ask(
-                    Target::Interface,
-                    Call::VdevGetInterfaceReport { rd, pdev, vdev },
-                ),
-                2 | 3 => self.accept(random),
-                4..7 => self.enable(random),
-                7 => self.disable(),
-                8 => self.refresh(),
-                _ => self.unlock(),
-            },
-            _ => self.unlock(),
-        }
-    }
-
-    fn measure(&mut self) {
-        let (rd, pdev, vdev) = self.rig.names();
-        let params = self.pages.measure_params;
-        self.ask(
-            Target::Interface,
-            Call::VdevGetMeasurements {
-                rd,
-                pdev,
-                vdev,
-                params,
-            },
-        );
-    }
-
-    fn refresh(&mut self) {
-        let (pdev_1, pdev_2) = (self.pages.device, self.pages.port);
-        let handle = self.rig.handle;
-        let call = Call::PdevStreamKeyRefresh {
-            pdev_1,
-            pdev_2,
-            handle,
-        };
-        self.ask_both(Streaming::Refresh, call);
-    }
-
-    fn unlock(&mut self) {
-        let (rd, pdev, vdev) = self.rig.names();
-        self.unmap();
-        let call = Call::VdevUnlock { rd, pdev, vdev };
-        if self.works(call) {
-            self.enabled = false;
-            self.asked = Some(Target::Interface);
-        }
-    }
-
-    fn unmap(&mut self) {
-        let flags = tsm_abi::rmi::MapFlags::single().0;
-        let unmapped = self.works(Call::RttDevUnmap {
-            rd: self.rig.realm.rd,
-            base: DEVICE_IPA,
-            top: TOP,
-            flags,
-            oaddr: 0,
-        });
-        if unmapped {
-            self.rig.forget_script();
-            self.give_up();
-        }
-    }
-
-    /// Has the guest give the addresses of its device up.
-    fn give_up(&mut self) {
-        let call = rsi::Call::IpaStateSet {
-            base: DEVICE_IPA,
-            top: TOP,
-            ripas: 0,
-            flags: rsi::CHANGE_DESTROYED,
-        };
-        self.rig.host.fake.script().guest_call(call);
-        if self.enter() != Some(4) {
-            return;
-        }
-        let (rd, rec) = (self.rig.realm.rd, self.rig.realm.rec);
-        self.call(Call::RttSetRipas {
-            rd,
-            rec,
-            base: DEVICE_IPA,
-            top: TOP,
-        });
-        self.enter();
-    }
-
-    /// Enters the guest; returns why it left.
-    fn enter(&mut self) -> Option<u64> {
-        self.calls += 1;
-        let entry = tsm_abi::rmi::RecEnter::new_zeroed();
-        let exit = self.rig.host.enter_with(&self.rig.realm, &entry).ok()?;
-        Some(exit.exit_reason.get())
-    }
-
-    /// Has the guest make `call` about its device; returns the status, if it got one.
-    fn guest(&mut self, call: rsi::Call) -> Option<u64> {
-        self.rig.forget_script();
-        // What it was in before comes to an end.
-        self.enter();
-        self.rig.host.fake.script().guest_call(call);
-        if self.enter() != Some(8) {
-            return None;
-        }
-        let (rec, vdev) = (self.rig.realm.rec, self.rig.vdev);
-        self.call(Call::VdevComplete { rec, vdev });
-        let reason = self.enter()?;
-        let name = tsm_abi::rsi::name(call.encode().0);
-        // It waits for memory: entered again, it would go on without.
-        let status = if reason == 9 {
-            Some(0)
-        } else {
-            self.rig.vcpu_register()
-        };
-        if status == Some(0) {
-            *self.succeeded.entry(name).or_default() += 1;
-        }
-        status
-    }
-
-    fn nonces(&mut self) -> Option<[u64; 3]> {
-        let call = rsi::Call::VdevGetInfo {
-            vdev_id: VDEV_ID,
-            ipa: INFO_IPA,
-        };
-        if self.guest(call) != Some(0) {
-            return None;
-        }
-        self.rig.read_nonces()
-    }
-
-    fn enable(&mut self, random: &mut Random) {
-        self.delegate();
-        let Some(mut nonces) = self.nonces() else {
-            return;
-        };
-        let is_stale = random.once_in(10);
-        if is_stale {
-            nonces[random.below(3) as usize] ^= 1 << random.below(64);
-        }
-        let [lock_nonce, meas_nonce, report_nonce] = nonces;
-        let enable = rsi::Call::VdevDmaEnable {
-            vdev_id: VDEV_ID,
-            flags: 0,
-            non_ats_plane: 0,
-            lock_nonce,
-            meas_nonce,
-            report_nonce,
-        };
-        let granted = self.guest(enable) == Some(0);
-        assert!(!granted || !is_stale, "stale evidence grants nothing");
-        self.enabled |= granted;
-    }
-
-    fn disable(&mut self) {
-        if self.guest(rsi::Call::VdevDmaDisable { vdev_id: VDEV_ID }) == Some(0) {
-            self.enabled = false;
-        }
-    }
-
-    fn delegate(&mut self) {
-        let (start, end) = (ENDPOINT_BAR, ENDPOINT_BAR + PRIVATE_PAGES * PAGE);
-        self.call(Call::GranuleRangeDelegate { start, end });
-    }
-
-    fn accept(&mut self, random: &mut Random) {
-        self.delegate();
-        let Some([lock_nonce, meas_nonce, report_nonce]) = self.nonces() else {
-            return;
-        };
-        self.guest(rsi::Call::VdevValidateMapping {
-            vdev_id: VDEV_ID,
-            ipa_base: DEVICE_IPA,
-            ipa_top: TOP,
-            pa_base: ENDPOINT_BAR,
-            flags: 0,
-            lock_nonce,
-            meas_nonce,
-            report_nonce,
-        });
-        self.map();
-        if !random.once_in(8) {
-            self.validate();
-        }
-        self.rig.forget_script();
-        self.enter();
-    }
-
-    fn map(&mut self) {
-        let (rd, _, vdev) = self.rig.names();
-        let oaddr = RangeDescriptor::new(ENDPOINT_BAR, BlockSize::Page, PRIVATE_PAGES);
-        self.call(Call::RttDevMap {
-            rd,
-            vdev,
-            base: DEVICE_IPA,
-            top: TOP,
-            flags: tsm_abi::rmi::MapFlags::single().0,
-            oaddr: oaddr.0,
-        });
-    }
-
-    fn validate(&mut self) {
-        let (rd, rec) = (self.rig.realm.rd, self.rig.realm.rec);
-        self.call(Call::RttDevValidate {
-            rd,
-            rec,
-            base: DEVICE_IPA,
-            top: TOP,
-        });
-    }
-
     fn go_down(&mut self, random: &mut Random) {
         if self.rig.vdev != 0 {
             return self.drop_interface(random);
@@ -676,67 +450,6 @@ impl Courier {
             self.call(Call::PdevAbort { pdev });
             self.waiting = None;
         }
-    }
-
-    /// Makes a call that may be out of place.
-    fn wander(&mut self, random: &mut Random) {
-        let (rd, pdev, vdev) = self.rig.names();
-        match random.below(16) {
-            0 => self.complete(),
-            1 => self.refresh(),
-            2 => self.unmap(),
-            3 => self.map(),
-            4 => self.validate(),
-            5 => self.connect_again(),
-            6 => self.ask(Target::Interface, Call::VdevStart { rd, pdev, vdev }),
-            7 => self.ask(Target::Interface, Call::VdevLock { rd, pdev, vdev }),
-            8 => self.unlock(),
-            9 => self.disable(),
-            10 => self.enable(random),
-            11 => self.release_memory(),
-            12 => {
-                let target = random.pick(&[Target::Port, Target::Device, Target::Interface]);
-                self.pump(random, target);
-            }
-            13 if random.once_in(6) => self.disturb(random),
-            14 if random.once_in(6) => {
-                self.call(Call::VdevAbort { rd, pdev, vdev });
-                self.waiting
-                    .take_if(|waiting| waiting.target == Target::Interface);
-            }
-            15 if random.once_in(6) => {
-                let pdev = self.pages.device;
-                self.call(Call::PdevAbort { pdev });
-                self.waiting
-                    .take_if(|waiting| waiting.target != Target::Interface);
-            }
-            _ => self.measure(),
-        }
-    }
-
-    fn connect_again(&mut self) {
-        let params = self.pages.stream_params;
-        assert!(self.rig.handle == 0 || !self.works(Call::PdevStreamConnect { params }));
-    }
-
-    /// Takes the device's memory, which cuts the interface off.
-    fn release_memory(&mut self) {
-        let (start, end) = (ENDPOINT_BAR, ENDPOINT_BAR + PRIVATE_PAGES * PAGE);
-        self.call(Call::GranuleRangeUndelegate { start, end });
-    }
-
-    /// Writes to configuration space.
-    fn disturb(&mut self, random: &mut Random) {
-        let host = &self.rig.host;
-        let write = Some(random.next() as u32);
-        let offset = random.pick(&[4, 0x10, 0x48]);
-        host.tsm
-            .host_config_access(&host.fake, ENDPOINT, offset, 2, write);
-        host.tsm
-            .host_config_access(&host.fake, ENDPOINT, 4, 2, Some(6));
-        let bar = Some(ENDPOINT_BAR as u32);
-        host.tsm
-            .host_config_access(&host.fake, ENDPOINT, 0x10, 4, bar);
     }
 
     /// Checks P1 and P4 after a step.

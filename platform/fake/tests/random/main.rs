@@ -4,10 +4,12 @@
 //! Random calls, alone and from several processors: what the tables say stays true.
 
 mod courier;
+mod interface;
 mod oracle;
 mod playground;
 #[path = "../rig/mod.rs"]
 mod rig;
+mod wander;
 
 use std::time::Instant;
 
