@@ -69,6 +69,14 @@ impl IdentityPlan {
             chain_size: None,
         })
     }
+
+    /// Returns the seed that a text stands for.
+    #[must_use]
+    pub fn seed_of(text: &str) -> [u8; 32] {
+        let mut seed = [0; 32];
+        seed.copy_from_slice(&Hash::Sha256.digest(&[text.as_bytes()]));
+        seed
+    }
 }
 
 /// A leaf key and the certificates that vouch for it.

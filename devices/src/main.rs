@@ -12,7 +12,8 @@ use std::{env, fs};
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use tsm_devices::{
-    Bar, Config, Dsm, Event, FaultPlan, FunctionView, KeyUnit, MachineMonitor, serve, start_clock,
+    Bar, Cipher, Config, Dsm, Event, FaultPlan, FunctionView, Identity, IdentityPlan, KeyUnit,
+    MachineMonitor, Offer, Signing, Version, serve, start_clock,
 };
 
 /// Answers SPDM, IDE_KM and TDISP for a device behind a DOE mailbox.
@@ -46,6 +47,30 @@ struct Arguments {
     /// Seconds between heartbeats that a requester owes; 0 for none.
     #[arg(long, value_name = "SECONDS", default_value_t = 240)]
     heartbeat: u8,
+    /// SPDM versions to offer, separated by commas: 1.2, 1.3, 1.4. Without it 1.2, and 1.4 for ML-DSA.
+    #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
+    spdm_version: Vec<Version>,
+    /// Signature algorithm, with hash and key agreement of the same strength: ecdsa-p256,
+    /// ecdsa-p384, ml-dsa-65, ml-dsa-87.
+    #[arg(long, value_name = "SUITE", default_value = "ecdsa-p384")]
+    suite: Signing,
+    /// Cipher of records: aes-128-gcm, aes-256-gcm, chacha20-poly1305.
+    #[arg(long, value_name = "CIPHER", default_value = "aes-256-gcm")]
+    cipher: Cipher,
+    /// Certificate slots, 0 to 7, separated by commas.
+    #[arg(long, value_name = "SLOTS", value_delimiter = ',', default_value = "0",
+        value_parser = clap::value_parser!(u8).range(0..8))]
+    slots: Vec<u8>,
+    /// Makes each certificate chain about this long, in bytes (at most 65535).
+    #[arg(long, value_name = "BYTES")]
+    chain_size: Option<usize>,
+    /// Derives all keys from this text: the same text, the same keys.
+    #[arg(long, value_name = "TEXT")]
+    seed: Option<String>,
+    /// Largest message in one piece that the device takes, in bytes: 42 to 4352.
+    #[arg(long, value_name = "BYTES", default_value_t = 4096,
+        value_parser = clap::value_parser!(u16).range(42..=0x1100))]
+    transfer_size: u16,
     /// What goes wrong, and where: see docs/device.md.
     #[arg(long, value_name = "FILE")]
     fault_plan: Option<PathBuf>,
@@ -94,6 +119,8 @@ fn main() -> Result<()> {
     };
     let mut config = Config::new(&program, function)?;
     config.heartbeat_period = arguments.heartbeat;
+    config.offer = offer(&arguments)?;
+    config.identity = identity(&arguments)?;
     if let Some(socket) = &arguments.qmp {
         config.function = Box::new(MachineMonitor::watch(socket, arguments.qdev_id.as_deref()));
     }
@@ -128,6 +155,41 @@ fn main() -> Result<()> {
     let dsm = Arc::new(Mutex::new(dsm));
     start_clock(&dsm);
     serve(&listener, &dsm).context("the socket failed")
+}
+
+/// Returns what the device offers in SPDM.
+fn offer(arguments: &Arguments) -> Result<Offer> {
+    let post_quantum = matches!(arguments.suite, Signing::MlDsa65 | Signing::MlDsa87);
+    let mut versions = arguments.spdm_version.clone();
+    if versions.is_empty() {
+        versions.push(if post_quantum {
+            Version::V1_4
+        } else {
+            Version::V1_2
+        });
+    }
+    if post_quantum && !versions.contains(&Version::V1_4) {
+        return Err(anyhow!("ML-DSA needs SPDM 1.4"));
+    }
+    versions.sort();
+    versions.dedup();
+    let mut offer = Offer::suite(arguments.suite, &versions);
+    offer.ciphers = vec![arguments.cipher];
+    offer.transfer_size = arguments.transfer_size.into();
+    Ok(offer)
+}
+
+/// Makes the device's keys and certificates.
+fn identity(arguments: &Arguments) -> Result<Identity> {
+    let mut plan = IdentityPlan::new(arguments.suite)?;
+    plan.slots = arguments.slots.clone();
+    plan.slots.sort_unstable();
+    plan.slots.dedup();
+    plan.chain_size = arguments.chain_size;
+    if let Some(seed) = &arguments.seed {
+        plan.seed = IdentityPlan::seed_of(seed);
+    }
+    Ok(Identity::new(&plan))
 }
 
 /// Writes what the guest's owner compares with.

@@ -155,7 +155,7 @@ fn a_forged_finish_in_chunks_ends_the_handshake() {
 fn chunks_that_do_not_make_a_message_are_refused_early() {
     let mut bench = bench(classic(Version::V1_2), 4096, (0x1000, 0x3000));
     bench.negotiate();
-    let whole = vec![0x12; 100];
+    let whole = [0x12; 100];
     let chunk = |bench: &Bench, attributes, number, size, length: usize| {
         bench.chunk_send(attributes, number, size, &whole[..length])
     };
