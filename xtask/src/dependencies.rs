@@ -57,6 +57,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("tsm-devices", &["tsm-ide", "tsm-spdm"]),
+    // A device is what its tests judge.
+    ("tsm-evidence", &["tsm-devices"]),
     ("tsm-payload-support", &["tsm-abi"]),
     ("host-payload", &["tsm-abi", "tsm-payload-support"]),
     // The guest reads the device's report and certificates itself, with the same wire formats.
