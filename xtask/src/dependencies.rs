@@ -79,7 +79,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tsm-spdm",
         ],
     ),
-    ("xtask", &["tsm-abi", "tsm-core"]),
+    ("xtask", &["tsm-abi", "tsm-core", "tsm-evidence"]),
 ];
 
 /// Crates that forbid unsafe code and know no architecture.

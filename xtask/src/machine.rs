@@ -20,7 +20,7 @@ use crate::images::{IMAGES, build_all};
 use crate::logs;
 use crate::qemu::{self, Qemu};
 use crate::report::{Line, Report};
-use crate::{Responder, RunArguments};
+use crate::{Responder, RunArguments, evidence};
 
 /// How long one whole run may take. A quiet machine needs a small part of it.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -74,6 +74,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     println!("{}", qemu.describe());
     let start = Instant::now();
     let mut show = |raw: &str, line: Option<&Line>| match line {
+        Some(Line::Evidence { .. }) => {}
         Some(line) => println!("{line}"),
         None if !raw.is_empty() => println!("      {raw}"),
         None => {}
@@ -137,6 +138,7 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     let output = child.stdout.take().context("QEMU has no console")?;
     let mut child = Owned(child);
     let mut report = listen(output, plan.show, plan.gdb);
+    evidence::keep(&report, &place.join("evidence"), &files.root_certificate)?;
     if matches!(report.lines.last(), Some(Line::Verdict { .. })) {
         let ended = wait(&mut child, Duration::from_secs(10));
         if !ended {

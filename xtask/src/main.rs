@@ -10,6 +10,7 @@ mod book;
 mod command;
 mod dependencies;
 mod documents;
+mod evidence;
 mod images;
 mod logs;
 mod machine;
@@ -46,6 +47,8 @@ enum Action {
     Run(RunArguments),
     /// Runs every test ring and closes with one summary line.
     Test(TestArguments),
+    /// Judges the evidence that the host kept in a run: certificates, measurements, report.
+    Evidence(EvidenceArguments),
     /// Prints the scenario book with the results of the last test run, and writes tests/SCENARIOS.md.
     Scenarios,
     /// Checks the dependency rule of docs/architecture.md.
@@ -89,6 +92,22 @@ pub struct RunArguments {
     gdb: bool,
     #[command(flatten)]
     responder: Responder,
+}
+
+/// What to judge, and by what.
+#[derive(Args, Clone, Default)]
+pub struct EvidenceArguments {
+    /// The folder that a run left; without it, that of the last `cargo xtask run`.
+    folder: Option<PathBuf>,
+    /// The root certificate (DER) that is trusted; without it, the one in the folder.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// A measurement block that must have this value.
+    #[arg(long, value_name = "INDEX=HEX")]
+    expect: Vec<String>,
+    /// Prints the finding as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A responder that is already running, instead of our own.
@@ -142,6 +161,7 @@ fn act(action: Action) -> Result<()> {
         Action::Build => images::build_all().map(|_| ()),
         Action::Run(arguments) => machine::run(&arguments),
         Action::Test(arguments) => suite::run(&arguments),
+        Action::Evidence(arguments) => evidence::run(&arguments),
         Action::Scenarios => book::print(),
         Action::Deps => dependencies::check(),
         Action::Tidy => tidy::check(),

@@ -33,6 +33,8 @@ pub enum Line {
         seen: String,
         pass: bool,
     },
+    /// A part of what the host keeps of a device's evidence, in hexadecimal.
+    Evidence { object: String, bytes: String },
     /// A count of instructions.
     Bench { name: String, instructions: u64 },
     /// A remark.
@@ -74,6 +76,13 @@ impl Line {
                 name: text(0)?,
                 instructions: text(1)?.parse().ok()?,
             }),
+            "EVIDENCE" => {
+                let (object, bytes) = rest.split_once(' ')?;
+                Some(Self::Evidence {
+                    object: object.into(),
+                    bytes: bytes.into(),
+                })
+            }
             "NOTE" => Some(Self::Note {
                 text: rest.to_owned(),
             }),
@@ -128,6 +137,7 @@ impl fmt::Display for Line {
             Self::Bench { name, instructions } => {
                 write!(out, "      bench   {name}: {instructions}")
             }
+            Self::Evidence { object, bytes } => write!(out, "      evidence {object}: {bytes}"),
             Self::Note { text } => write!(out, "      {text}"),
             Self::Verdict { pass, reason } => {
                 write!(

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::command::{cargo, quietly};
+use crate::command::{cargo, quietly, target};
 use crate::images::build_all;
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
 use crate::ring::{self, BARE, Outcome};
 use crate::toolchain::{self, AARCH64, X86_64};
-use crate::{Responder, TestArguments, book, dependencies, documents, tidy};
+use crate::{Responder, TestArguments, book, dependencies, documents, evidence, tidy};
 
 /// Crates that compile for the host and for both bare targets.
 const PURE: &[&str] = &[
@@ -91,6 +91,12 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
         ] {
             machine_tests(&mut tally, &qemu, &device, name, mode)?;
         }
+        let kept = target().join(format!("machine/test-{}/evidence", Mode::Flow as u32));
+        let held = evidence::look(&kept, None, Vec::new()).and_then(|finding| {
+            let troubled = finding.checks.iter().find(|check| check.trouble.is_some());
+            troubled.map_or(Ok(()), |check| bail!("{check:?}"))
+        });
+        tally.check("the evidence that the host kept holds", held);
     }
     if !arguments.only_qemu && !arguments.no_qemu {
         println!("-- the scenario book");

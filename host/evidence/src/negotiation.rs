@@ -92,6 +92,12 @@ fn half(bytes: &[u8], offset: usize) -> usize {
 }
 
 impl Negotiation {
+    /// Returns the names of the algorithms.
+    #[must_use]
+    pub fn algorithms(&self) -> String {
+        format!("{:?} over {:?}", self.signature, self.hash)
+    }
+
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut rest = bytes;
         message(&mut rest, GET_VERSION, 4)?;

@@ -17,6 +17,7 @@ mod image {
     mod comm;
     mod cpus;
     mod doe;
+    mod evidence;
     mod flow;
     mod memory;
     mod pci;

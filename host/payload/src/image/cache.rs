@@ -55,8 +55,13 @@ impl Caches {
 
     /// Copies an object from its start into `out` and returns the bytes copied.
     pub fn read<'a>(&self, object: CommObject, out: &'a mut [u8]) -> &'a [u8] {
-        let length = self.size(object).min(out.len());
-        memory::read(Self::base(object), &mut out[..length]);
+        self.read_from(object, 0, out)
+    }
+
+    /// Copies an object from `offset` into `out` and returns the bytes copied.
+    pub fn read_from<'a>(&self, object: CommObject, offset: usize, out: &'a mut [u8]) -> &'a [u8] {
+        let length = self.size(object).saturating_sub(offset).min(out.len());
+        memory::read(Self::base(object) + offset as u64, &mut out[..length]);
         &out[..length]
     }
 

@@ -3,7 +3,9 @@
 
 //! The whole path, from a disk of the host to a disk of the guest and back.
 
-use tsm_abi::rmi::{self as abi, Call, CommObject, PdevState, PsmmuParams, RmmConfig};
+use tsm_abi::rmi::{
+    self as abi, Call, CommObject, PdevState, PsmmuParams, RmmConfig, VdevMeasureParams,
+};
 use tsm_payload_support::dma::DmaRange;
 use tsm_payload_support::mmio::Mmio;
 use tsm_payload_support::nvme::{self, BLOCK, Nvme};
@@ -67,6 +69,8 @@ pub struct Host {
     pub told_complete: bool,
     /// Handle of the stream.
     pub stream: u64,
+    /// What the guest asked for when it last had the disk measured.
+    pub measured: Option<VdevMeasureParams>,
 }
 
 /// Runs the flow and ends the machine.
@@ -115,6 +119,7 @@ pub fn discover() -> Option<Host> {
         bound: false,
         told_complete: false,
         stream: 0,
+        measured: None,
     })
 }
 

@@ -10,10 +10,11 @@ use tsm_abi::rmi::{CommObject, VdevMeasureParams};
 use tsm_payload_support::println;
 
 use super::board::Page;
+use super::evidence;
 use super::flow::Host;
 use super::memory;
 use super::realm::shared_address;
-use super::report::step;
+use super::report::{self, step};
 use super::rmi::{self, Result};
 use super::vdev;
 
@@ -113,11 +114,7 @@ fn outcome(number: &str, call: &str, result: Result<()>) -> RhiStatus {
 fn set_state(host: &mut Host, number: u64) -> RhiStatus {
     match TdiState::from_word(number) {
         Some(TdiState::Locked) => lock(host),
-        Some(TdiState::Run) => outcome(
-            "34",
-            "RMI_VDEV_START, RMI_VDEV_COMMUNICATE",
-            vdev::start(&mut host.endpoint),
-        ),
+        Some(TdiState::Run) => start(host),
         Some(TdiState::Unlocked) => unlock(host),
         None => RhiStatus::Input,
     }
@@ -141,6 +138,15 @@ fn lock(host: &mut Host) -> RhiStatus {
     outcome("19", "RMI_VDEV_LOCK, RMI_VDEV_COMMUNICATE", locked)
 }
 
+fn start(host: &mut Host) -> RhiStatus {
+    // What the guest accepted, for verifiers elsewhere.
+    if !report::is_quiet() {
+        evidence::tell(host);
+    }
+    let started = vdev::start(&mut host.endpoint);
+    outcome("34", "RMI_VDEV_START, RMI_VDEV_COMMUNICATE", started)
+}
+
 fn measurements(host: &mut Host, params: u64) -> RhiStatus {
     let size = size_of::<VdevMeasureParams>() as u64;
     let Some(address) = shared_address(params, size) else {
@@ -148,6 +154,7 @@ fn measurements(host: &mut Host, params: u64) -> RhiStatus {
     };
     let copy: VdevMeasureParams = memory::load(address);
     memory::store(Page::Parameters.address(), &copy);
+    host.measured = Some(copy);
     let measured = vdev::measure(Page::Parameters.address(), &mut host.endpoint);
     outcome(
         "22",
