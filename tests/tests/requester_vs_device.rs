@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha384};
 use tsm_devices::{
-    Bar, Config, Dsm, EndKeys, FunctionView, KeySlot as EndSlot, LinkKey, LinkKeys, LinkStatus,
-    TdiState,
+    Bar, Cipher, Config, Dsm, EndKeys, Exchange, FunctionView, Hash, Identity, IdentityPlan,
+    KeySlot as EndSlot, LinkKey, LinkKeys, LinkStatus, Offer, Signing, TdiState, Version,
 };
 use tsm_spdm::wire::pci_sig::ide_km::{
     Direction, IdeKey, Ifv, KeySet, KeySlot, KeyStatus, Message as IdeKm, SubStream,
@@ -83,6 +83,11 @@ fn requester(session: u16) -> Requester {
 
 impl Courier {
     fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// A device that is configured by the test.
+    fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let bars = vec![Bar {
             index: 0,
             address: BAR,
@@ -95,6 +100,7 @@ impl Courier {
         let port = RootPort::default();
         let mut config = Config::new(FIRMWARE, function).unwrap();
         config.link = Box::new(port.clone());
+        configure(&mut config);
         Self {
             dsm: Dsm::new(config),
             port,
@@ -223,12 +229,13 @@ impl Courier {
             let length = 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
             (leaf, rest) = rest.split_at(length);
         }
-        let bit_string = [0x03, 0x62, 0x00, 0x04];
+        // A BIT STRING with an uncompressed point of P-256 or P-384.
         let at = leaf
             .windows(4)
-            .position(|bytes| bytes == bit_string)
+            .position(|bytes| matches!(bytes, [0x03, 0x42 | 0x62, 0x00, 0x04]))
             .unwrap();
-        PublicKey::new(&leaf[at + 3..at + 100]).unwrap()
+        let length = usize::from(leaf[at + 1]) - 1;
+        PublicKey::new(&leaf[at + 3..][..length]).unwrap()
     }
 
     fn establish(&mut self) {
@@ -458,6 +465,71 @@ fn another_device_behind_the_mailbox_is_found_out() {
     assert_eq!(courier.run(Operation::Discover), Ok(Outcome::Discovered));
     assert!(courier.run(Operation::Establish { key: other }).is_err());
     assert!(courier.dsm.state().sessions.is_empty());
+}
+
+/// What a device agrees to: version, signature, hash, key agreement, cipher.
+type Row = (Version, Signing, Hash, Exchange, Cipher);
+
+const ROWS: [Row; 9] = {
+    use Cipher::{Aes128Gcm, Aes256Gcm, ChaCha20Poly1305};
+    use Exchange::{Secp256r1, Secp384r1};
+    use Hash::{Sha256, Sha384};
+    use Signing::{EcdsaP256, EcdsaP384};
+    use Version::{V1_2, V1_3, V1_4};
+    [
+        (V1_2, EcdsaP384, Sha384, Secp384r1, Aes256Gcm),
+        (V1_3, EcdsaP384, Sha384, Secp384r1, Aes256Gcm),
+        (V1_4, EcdsaP384, Sha384, Secp384r1, Aes256Gcm),
+        (V1_2, EcdsaP256, Sha256, Secp256r1, Aes128Gcm),
+        (V1_3, EcdsaP256, Sha256, Secp256r1, ChaCha20Poly1305),
+        (V1_4, EcdsaP256, Sha256, Secp256r1, Aes256Gcm),
+        (V1_2, EcdsaP256, Sha384, Secp384r1, ChaCha20Poly1305),
+        (V1_3, EcdsaP384, Sha256, Secp256r1, Aes128Gcm),
+        (V1_4, EcdsaP384, Sha384, Secp256r1, ChaCha20Poly1305),
+    ]
+};
+
+#[test]
+fn every_version_and_suite_of_the_device_serves_the_firmware() {
+    for (version, signing, hash, exchange, cipher) in ROWS {
+        let mut courier = Courier::with(|config| {
+            config.offer = Offer::suite(signing, &[version]);
+            config.offer.hashes = vec![hash];
+            config.offer.exchanges = vec![exchange];
+            config.offer.ciphers = vec![cipher];
+            config.identity = Identity::new(&IdentityPlan::new(signing).unwrap());
+        });
+        let row = format!("{version:?} {signing:?} {hash:?} {exchange:?} {cipher:?}");
+        to_locked(&mut courier).unwrap_or_else(|error| panic!("{row}: {error:?}"));
+        let chain = courier.dsm.identity().chain_of(0, signing, hash).unwrap();
+        assert_eq!(courier.cache["certificate"], chain, "{row}");
+        let digests = courier.requester.digests();
+        assert_eq!(digests.certificate(), Some(&sha384(&chain)), "{row}");
+        courier.program(KeySet::K0);
+        courier.lock();
+        assert_eq!(courier.interface_state(), InterfaceState::ConfigLocked);
+        assert_eq!(courier.run(Operation::End), Ok(Outcome::Ended), "{row}");
+    }
+}
+
+#[test]
+fn a_device_with_every_classical_algorithm_and_slot_is_taken_at_its_best() {
+    let mut courier = Courier::with(|config| {
+        config.offer = Offer::suite(
+            Signing::EcdsaP384,
+            &[Version::V1_2, Version::V1_3, Version::V1_4],
+        );
+        config.offer.hashes.push(Hash::Sha256);
+        config.offer.exchanges.push(Exchange::Secp256r1);
+        let mut plan = IdentityPlan::new(Signing::EcdsaP384).unwrap();
+        plan.slots = vec![0, 3, 7];
+        plan.chain_size = Some(0xffff);
+        config.identity = Identity::new(&plan);
+    });
+    to_locked(&mut courier).unwrap();
+    // Version 1.4 is the last of three that VERSION lists.
+    assert_eq!(courier.cache["vca"][4 + 12], 0x14);
+    assert_eq!(courier.cache["certificate"], courier.dsm.identity().chain());
 }
 
 /// Runs until the session has a locked interface; returns the number of exchanges.
