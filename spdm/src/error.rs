@@ -21,6 +21,8 @@ pub enum Error {
     KeyMismatch,
     /// The keys have sealed as many records as they may: update them first. Nothing changed.
     KeyUpdateDue,
+    /// The device refused the operation, which is over. The session holds.
+    Refused(ErrorCode),
     /// One of the two sides did not announce the capability. Nothing changed.
     Unsupported,
     /// The requester contradicted itself. It is dead.
@@ -50,7 +52,7 @@ pub enum PeerMisbehaved {
     Oversized,
     /// The device refused.
     Refused(ErrorCode),
-    /// The device stayed busy through every retry.
+    /// The device asked for more time through every retry.
     BusyForever,
     /// No version is offered that the requester may speak.
     NoCommonVersion,
@@ -58,6 +60,11 @@ pub enum PeerMisbehaved {
     MissingCapability,
     /// The time for cryptography is not a time.
     CryptoTime,
+    /// The device wants to be asked again after too long a time, or never.
+    NotReadyTime,
+    /// A chunk is not the next of its message, is not of the size that it must have, or ends the
+    /// message where it does not end.
+    Chunk,
     /// The device takes messages that are too small, or contradicts itself about it.
     TransferSize,
     /// An algorithm was selected that was not offered, or more than one, or none.

@@ -30,5 +30,5 @@ pub use error::{Error, PeerMisbehaved};
 pub use requester::{
     Config, Digests, Event, Input, MAX_LARGE_MESSAGE, MAX_MESSAGE, MAX_PAYLOAD, MAX_RAW_KEY,
     MIN_BUFFER, Object, Offer, Operation, Outcome, Output, Phase, Protocol, Requester, Slice,
-    SpdmRequester, TRANSITIONS, Workspace,
+    Source, SpdmRequester, TRANSITIONS, Workspace,
 };

@@ -196,7 +196,7 @@ impl Courier {
             .start_vendor(payload, &mut self.out, &mut self.workspace)
             .unwrap();
         match self.pump(output).unwrap() {
-            Outcome::Vendor { offset, len } => self.answer[offset..offset + len].to_vec(),
+            Outcome::Vendor { offset, len, .. } => self.answer[offset..offset + len].to_vec(),
             other => panic!("a vendor exchange ended as {other:?}"),
         }
     }

@@ -6,23 +6,32 @@
 use super::offer::Offer;
 use super::phase::Phase;
 use super::workspace::Workspace;
-use crate::crypto::{Fingerprint, PublicKey, Random};
+use crate::crypto::{Fingerprint, PublicKey, RECORD_LIMIT, Random};
 use crate::error::Error;
 use crate::wire::Nonce;
 use crate::wire::negotiation::Capabilities;
+use crate::wire::record::OVERHEAD;
 use crate::wire::session::SessionId;
 
-/// Bytes of the largest message, secured or not, that either side sends by default.
+/// Bytes of the largest transfer, record and all, that the device sends by default.
 pub const MAX_MESSAGE: u32 = 4096;
-/// Bytes that the output buffer has at least: no request is longer.
-pub const MIN_BUFFER: usize = 256;
+/// Bytes that the output buffer has at least: no request is longer, even one that has to be sent in
+/// chunks.
+pub const MIN_BUFFER: usize = 2048;
+/// What is announced leaves room for a record: a device need not count what that adds.
+const DATA_TRANSFER_SIZE: u32 = 4072;
+const _: () = assert!(DATA_TRANSFER_SIZE as usize + OVERHEAD == MAX_MESSAGE as usize);
+/// Records after which keys are updated, unless the caller wants it sooner. What is left before the
+/// limit is more than an operation takes, sent and fetched in the smallest chunks there are.
+pub(super) const UPDATE_AFTER: u64 = RECORD_LIMIT - 1024;
 
 /// What the requester says of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Capabilities announced. Those that would change the conversation are taken out.
     pub capabilities: Capabilities,
-    /// Bytes of the largest message that the caller's response buffer takes.
+    /// Bytes of the largest message that the caller's response buffer takes, record and padding
+    /// aside.
     pub data_transfer_size: u32,
     /// The requester's half of the session id; differs between sessions of one device.
     pub session_id: u16,
@@ -35,6 +44,9 @@ pub struct Config {
     pub slot: u8,
     /// What the device may choose from.
     pub offer: Offer,
+    /// Records that one key of a session protects before it has to be updated. No more are taken
+    /// than the cipher is good for.
+    pub update_after: u64,
 }
 
 impl Config {
@@ -42,8 +54,7 @@ impl Config {
     pub(super) const UNSUPPORTED: Capabilities = Capabilities::MUT_AUTH
         .union(Capabilities::ENCAP)
         .union(Capabilities::HANDSHAKE_IN_THE_CLEAR)
-        .union(Capabilities::PUB_KEY_ID)
-        .union(Capabilities::CHUNK);
+        .union(Capabilities::PUB_KEY_ID);
 
     /// Makes the usual configuration.
     #[must_use]
@@ -55,13 +66,15 @@ impl Config {
                 .union(Capabilities::MAC)
                 .union(Capabilities::KEY_EX)
                 .union(Capabilities::HBEAT)
-                .union(Capabilities::KEY_UPD),
-            data_transfer_size: MAX_MESSAGE,
+                .union(Capabilities::KEY_UPD)
+                .union(Capabilities::CHUNK),
+            data_transfer_size: DATA_TRANSFER_SIZE,
             session_id,
             session_policy: 0,
             challenge: true,
             slot: 0,
             offer: Offer::ALL,
+            update_after: UPDATE_AFTER,
         }
     }
 }
@@ -159,6 +172,15 @@ pub enum Output {
     },
 }
 
+/// Where a vendor's answer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In the response buffer.
+    Response,
+    /// In [`Workspace::message`], until the next step of any requester.
+    Workspace,
+}
+
 /// What came of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -168,7 +190,7 @@ pub enum Outcome {
     Established {
         /// Its number.
         session: SessionId,
-        /// Seconds within which the device wants a heartbeat; 0 if it does not.
+        /// Seconds within which the device wants a sign of life; 0 if it does not.
         heartbeat: u8,
     },
     /// The measurements are signed, fresh, and well formed.
@@ -178,7 +200,9 @@ pub enum Outcome {
     },
     /// The vendor's answer.
     Vendor {
-        /// First byte of the payload, from the start of the response buffer.
+        /// Where it stands.
+        source: Source,
+        /// First byte of the payload there.
         offset: usize,
         /// Bytes of the payload.
         len: usize,
@@ -256,6 +280,9 @@ pub trait SpdmRequester: Send + 'static {
         workspace: &mut Workspace,
         random: Random<'_>,
     ) -> Result<Output, Error>;
+
+    /// Returns the seconds within which the device wants a sign of life; 0 if it does not.
+    fn heartbeat_period(&self) -> u8;
 
     /// Returns whether the next step needs the [`Workspace`] as the last one left it.
     fn uses_workspace(&self) -> bool;

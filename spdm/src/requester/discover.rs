@@ -5,10 +5,12 @@
 
 use super::chain::ChainReader;
 use super::offer::MAX_NEGOTIATE;
+use super::workspace::MAX_LARGE_MESSAGE;
 use super::{Answer, Event, Next, Object, Outcome, Progress, Request, Shared, State};
 use crate::crypto::{Digest, Opening, PublicKey, Transcript};
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::certificate::{Certificate, Digests, GetCertificate};
+use crate::wire::chunk::MIN_TRANSFER_SIZE;
 use crate::wire::negotiation::{
     Algorithms, Capabilities, CapabilitiesMessage, GET_VERSION, VersionResponse,
 };
@@ -23,8 +25,10 @@ const REQUIRED: Capabilities = Capabilities::CERT
     .union(Capabilities::KEY_EX);
 /// Cryptography that takes longer than 2^24 microseconds, 16 seconds, is a hang.
 const MAX_CT_EXPONENT: u8 = 24;
-/// The specification's own minimum.
-const MIN_TRANSFER_SIZE: u32 = 42;
+
+/// Bytes of the largest message that is taken in chunks.
+const LARGE_MESSAGE: u32 = 12288;
+const _: () = assert!(LARGE_MESSAGE as usize == MAX_LARGE_MESSAGE);
 
 /// Returns `opening` with a request, which `write` writes once more, and the answer to it. The
 /// requests of VCA follow from the configuration alone: what is hashed is what was sent.
@@ -74,13 +78,17 @@ pub(super) struct ReadCapabilities {
 
 impl ReadCapabilities {
     fn message(shared: &Shared) -> CapabilitiesMessage {
-        CapabilitiesMessage::new(
+        let mut message = CapabilitiesMessage::new(
             shared.suite.version,
             Code::GET_CAPABILITIES,
             0,
             shared.config.capabilities,
             shared.config.data_transfer_size,
-        )
+        );
+        if shared.config.capabilities.contains(Capabilities::CHUNK) {
+            message.max_message_size.set(LARGE_MESSAGE);
+        }
+        message
     }
 
     pub(super) fn request(&self, shared: &Shared, out: &mut [u8]) -> Result<Request, Error> {
@@ -105,11 +113,13 @@ impl ReadCapabilities {
             return Err(PeerMisbehaved::CryptoTime.into());
         }
         let size = device.data_transfer_size.get();
-        if size < MIN_TRANSFER_SIZE || size > device.max_message_size.get() {
+        let is_too_small = usize::try_from(size).is_ok_and(|size| size < MIN_TRANSFER_SIZE);
+        if is_too_small || size > device.max_message_size.get() {
             return Err(PeerMisbehaved::TransferSize.into());
         }
         shared.common = device.flags().intersection(shared.config.capabilities);
         shared.request_limit = size;
+        shared.message_limit = device.max_message_size.get();
         shared.crypto_time_ms = (1_u32 << device.ct_exponent.min(MAX_CT_EXPONENT)).div_ceil(1000);
         let vca = heard(&self.vca, |out| Self::message(shared).emit(out), message)?;
         let next = State::Algorithms(ReadAlgorithms { vca });

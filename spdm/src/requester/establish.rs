@@ -266,6 +266,7 @@ impl Finishing {
         let (_, used) = FinishResponse::parse(answer.bytes, shared.suite.version)?;
         let th2 = shared.joined(answer.exact(used)?).digest();
         let secrets = self.secrets.data_secrets(&th2);
+        shared.heartbeat = self.heartbeat;
         let session = Session::new(self.id, &shared.suite, &self.vca, self.key, secrets);
         let outcome = Outcome::Established {
             session: self.id,

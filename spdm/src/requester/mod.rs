@@ -15,15 +15,17 @@ mod api;
 mod chain;
 mod discover;
 mod establish;
+mod large;
 mod offer;
 mod phase;
 mod session;
 mod state;
+mod turn;
 mod workspace;
 
 pub use self::api::{
     Config, Digests, Input, MAX_MESSAGE, MIN_BUFFER, Object, Operation, Outcome, Output, Protocol,
-    Slice, SpdmRequester,
+    Slice, Source, SpdmRequester,
 };
 pub use self::offer::Offer;
 pub use self::phase::{Event, Phase, TRANSITIONS};
@@ -36,28 +38,17 @@ use self::discover::ReadVersion;
 use self::establish::{Challenged, Exchanging};
 use self::session::Task;
 use self::state::{Answer, Next, Progress, Request, Shared, State};
+use self::turn::{Exchange, Turn};
 use crate::crypto::{Ephemeral, KeyAgreement, NoEntropy, PublicKey, Random, Suite, Transcript};
-use crate::error::{Error, PeerMisbehaved};
+use crate::error::Error;
 use crate::wire::certificate::SLOTS;
-use crate::wire::error::{ErrorCode, ErrorResponse};
 use crate::wire::negotiation::Capabilities;
-use crate::wire::record::{MESSAGE_OFFSET, TAG_LENGTH};
-use crate::wire::{Code, Header, Malformed};
-
-/// Milliseconds that any answer may take, beyond the time for cryptography.
-const ANSWER_TIME_MS: u32 = 1000;
-/// Times that a request is sent again to a busy device.
-const MAX_RETRIES: u8 = 8;
-/// Microseconds to wait before the first retry. The wait doubles each time.
-const FIRST_RETRY_US: u32 = 2_000;
 
 /// A requester for one conversation. `K` is how the session's secret is agreed on.
 pub struct Requester<K = Ephemeral> {
     shared: Shared,
     state: State<K>,
-    /// Whether a request is to be answered rather than sent.
-    sent: bool,
-    retries: u8,
+    exchange: Exchange,
 }
 
 impl Requester {
@@ -87,10 +78,11 @@ impl<K: KeyAgreement> Requester<K> {
                 crypto_time_ms: 0,
                 common: Capabilities::default(),
                 request_limit: u32::MAX,
+                message_limit: u32::MAX,
+                heartbeat: 0,
             },
             state: State::Start,
-            sent: false,
-            retries: 0,
+            exchange: Exchange::new(),
         }
     }
 
@@ -106,10 +98,23 @@ impl<K: KeyAgreement> Requester<K> {
         &self.shared.digests
     }
 
+    /// Returns the seconds within which the device wants a sign of life, any request, or else it
+    /// ends the session; 0 if it does not, or there is no session.
+    ///
+    /// There is no clock here: the caller, or whoever has one, starts [`Operation::Heartbeat`] in
+    /// time. A device that is not asked ends the session, which the next request finds out.
+    #[must_use]
+    pub const fn heartbeat_period(&self) -> u8 {
+        match self.state {
+            State::Session(..) => self.shared.heartbeat,
+            _ => 0,
+        }
+    }
+
     /// Returns whether the next step needs the [`Workspace`] as the last one left it.
     #[must_use]
     pub const fn uses_workspace(&self) -> bool {
-        false
+        self.exchange.is_large()
     }
 
     /// Starts an operation; [`step`](Self::step) with [`Input::Begin`] follows.
@@ -144,8 +149,7 @@ impl<K: KeyAgreement> Requester<K> {
             Operation::UpdateKeys => self.start_task(Task::UpdateKeys { tag: 0 })?,
             Operation::End => self.start_task(Task::End)?,
         }
-        self.sent = false;
-        self.retries = 0;
+        self.exchange.reset();
         Ok(())
     }
 
@@ -170,7 +174,9 @@ impl<K: KeyAgreement> Requester<K> {
         let State::Session(session, task) = &mut self.state else {
             return Err(Error::Phase);
         };
-        if session.update_due() && !matches!(new, Task::UpdateKeys { .. } | Task::End) {
+        if session.update_due(&self.shared.config)
+            && !matches!(new, Task::UpdateKeys { .. } | Task::End)
+        {
             return Err(Error::KeyUpdateDue);
         }
         *task = new;
@@ -194,18 +200,17 @@ impl<K: KeyAgreement> Requester<K> {
             return Err(Error::Buffer);
         }
         self.start_task(Task::vendor(payload)?)?;
-        self.sent = false;
-        self.retries = 0;
+        self.exchange.reset();
         // The request holds nothing random.
-        let sent = self.send(out, &mut |_| Err(NoEntropy), None);
+        let sent = self.send(out, workspace, &mut |_| Err(NoEntropy), None);
         self.end_on_fault(sent, workspace)
     }
 
     /// Takes what the caller brings and says what to do. `out` has at least [`MIN_BUFFER`] bytes.
     ///
     /// # Errors
-    /// [`Error::Phase`] or [`Error::Buffer`], upon which nothing changed; else the requester is
-    /// dead.
+    /// [`Error::Phase`] or [`Error::Buffer`], upon which nothing changed; [`Error::Refused`], upon
+    /// which the operation is over and the session is not; else the requester is dead.
     pub fn step(
         &mut self,
         input: Input<'_>,
@@ -214,8 +219,8 @@ impl<K: KeyAgreement> Requester<K> {
         random: Random<'_>,
     ) -> Result<Output, Error> {
         let in_turn = match input {
-            Input::Begin => !self.sent,
-            Input::Response(_) => self.sent,
+            Input::Begin => matches!(self.exchange.turn, Turn::Request),
+            Input::Response(_) => !matches!(self.exchange.turn, Turn::Request),
         };
         if !in_turn || !self.phase().is_exchange() {
             return Err(Error::Phase);
@@ -224,212 +229,30 @@ impl<K: KeyAgreement> Requester<K> {
             return Err(Error::Buffer);
         }
         let stepped = match input {
-            Input::Begin => self.send(out, random, None),
-            Input::Response(response) => self.receive(response, out, random),
+            Input::Begin => self.send(out, workspace, random, None),
+            Input::Response(response) => self.receive(response, out, workspace, random),
         };
         self.end_on_fault(stepped, workspace)
     }
 
-    /// Erases everything upon an error: those that leave things as they are were seen before.
+    /// Erases everything upon a fault, and what the operation left upon a refusal. Errors that
+    /// leave things as they are were seen before.
     fn end_on_fault(
         &mut self,
         result: Result<Output, Error>,
         workspace: &mut Workspace,
     ) -> Result<Output, Error> {
-        if result.is_err() {
-            if self.uses_workspace() {
-                workspace.zeroize();
+        if let Err(error) = result {
+            if self.exchange.is_large() {
+                workspace.message.zeroize();
             }
-            self.state = State::Dead;
+            self.exchange.reset();
             self.shared.pending = Transcript::new(self.shared.suite.hash);
+            if error.is_fatal() {
+                self.state = State::Dead;
+            }
         }
         result
-    }
-
-    /// Writes the request of this phase.
-    fn send(
-        &mut self,
-        out: &mut [u8],
-        random: Random<'_>,
-        cache_response: Option<Slice>,
-    ) -> Result<Output, Error> {
-        let shared = &mut self.shared;
-        let (request, protocol) = match &mut self.state {
-            State::Finish(state) => {
-                let mut request = state.request(shared, inside_record(out)?)?;
-                request.len = state.seal(out, request.len)?;
-                (request, Protocol::Secured)
-            }
-            State::Session(session, task) => {
-                let mut request = task.request(session, shared, inside_record(out)?, random)?;
-                request.len = session.seal(out, request.len)?;
-                task.after_sealing(session);
-                (request, Protocol::Secured)
-            }
-            State::Version(state) => (state.request(out)?, Protocol::Spdm),
-            State::Capabilities(state) => (state.request(shared, out)?, Protocol::Spdm),
-            State::Algorithms(state) => (state.request(shared, out)?, Protocol::Spdm),
-            State::Digests(state) => (state.request(shared, out)?, Protocol::Spdm),
-            State::Certificate(state) => (state.request(shared, out)?, Protocol::Spdm),
-            State::Challenge(state) => (state.request(shared, out, random)?, Protocol::Spdm),
-            State::KeyExchange(state) => (state.request(shared, out, random)?, Protocol::Spdm),
-            State::Start | State::Discovered(_) | State::Ended | State::Dead => {
-                return Err(Error::Internal);
-            }
-        };
-        if usize::try_from(self.shared.request_limit).is_ok_and(|limit| request.len > limit) {
-            return Err(PeerMisbehaved::TransferSize.into());
-        }
-        self.sent = true;
-        Ok(self.to_send(&request, protocol, cache_response))
-    }
-
-    fn to_send(
-        &self,
-        request: &Request,
-        protocol: Protocol,
-        cache_response: Option<Slice>,
-    ) -> Output {
-        let crypto_time = if request.slow {
-            self.shared.crypto_time_ms
-        } else {
-            0
-        };
-        let delay_us = match self.retries.checked_sub(1) {
-            None => 0,
-            Some(doublings) => FIRST_RETRY_US.saturating_mul(1 << doublings.min(MAX_RETRIES)),
-        };
-        // What is sent again was kept the first time.
-        let cache_request = request
-            .cache
-            .filter(|_| self.retries == 0)
-            .map(|object| Slice {
-                object,
-                offset: 0,
-                len: request.len,
-            });
-        Output::Send {
-            len: request.len,
-            protocol,
-            timeout_ms: ANSWER_TIME_MS.saturating_add(crypto_time),
-            delay_us,
-            cache_request,
-            cache_response,
-        }
-    }
-
-    /// Takes an answer.
-    fn receive(
-        &mut self,
-        response: &mut [u8],
-        out: &mut [u8],
-        random: Random<'_>,
-    ) -> Result<Output, Error> {
-        // Up to three bytes of padding may follow a message of the largest size.
-        let limit = usize::try_from(self.shared.config.data_transfer_size)
-            .unwrap_or(usize::MAX)
-            .saturating_add(3);
-        if response.len() > limit {
-            return Err(PeerMisbehaved::Oversized.into());
-        }
-        let opened = match &mut self.state {
-            State::Finish(state) => Some(state.open(response)?),
-            State::Session(session, _) => Some(session.open(response)?),
-            _ => None,
-        };
-        let (offset, answer) = match opened {
-            Some(len) => {
-                let bytes = response
-                    .get(MESSAGE_OFFSET..)
-                    .and_then(|rest| rest.get(..len));
-                let bytes = bytes.ok_or(Malformed::Truncated)?;
-                (MESSAGE_OFFSET, Answer { bytes, padding: 0 })
-            }
-            None => (
-                0,
-                Answer {
-                    bytes: response,
-                    padding: 3,
-                },
-            ),
-        };
-        if Header::peek(answer.bytes)?.code == Code::ERROR {
-            self.refused(ErrorResponse::parse(answer.bytes)?.code)?;
-            return self.send(out, random, None);
-        }
-        let progress = self.answer(answer)?;
-        let shift = |at: usize| at.saturating_add(offset);
-        let cache_response = progress.cache.map(|slice| Slice {
-            offset: shift(slice.offset),
-            ..slice
-        });
-        self.advance(progress.event, progress.next)?;
-        Ok(match progress.outcome {
-            None => return self.send(out, random, cache_response),
-            Some(Outcome::Vendor { offset, len }) => Output::Done {
-                outcome: Outcome::Vendor {
-                    offset: shift(offset),
-                    len,
-                },
-                cache_response,
-            },
-            Some(outcome) => Output::Done {
-                outcome,
-                cache_response,
-            },
-        })
-    }
-
-    /// Lets the state judge an answer.
-    fn answer(&mut self, answer: Answer<'_>) -> Result<Progress<K>, Error> {
-        let shared = &mut self.shared;
-        match &mut self.state {
-            State::Version(state) => state.answer(shared, answer),
-            State::Capabilities(state) => state.answer(shared, answer),
-            State::Algorithms(state) => state.answer(shared, answer),
-            State::Digests(state) => state.answer(shared, answer),
-            State::Certificate(state) => state.answer(shared, answer),
-            State::Challenge(state) => state.answer(shared, answer),
-            State::KeyExchange(state) => state.answer(shared, answer),
-            State::Finish(state) => state.answer(shared, answer),
-            State::Session(session, task) => task.answer(session, shared, answer),
-            State::Start | State::Discovered(_) | State::Ended | State::Dead => {
-                Err(Error::Internal)
-            }
-        }
-    }
-
-    /// Moves on, if the table knows the way.
-    fn advance(&mut self, event: Event, next: Next<K>) -> Result<(), Error> {
-        let from = self.phase();
-        match next {
-            Next::State(state) => self.state = state,
-            Next::Task(new) => match &mut self.state {
-                State::Session(_, task) => *task = new,
-                _ => return Err(Error::Internal),
-            },
-            Next::Stay => {}
-        }
-        if from.after(event) != Some(self.phase()) {
-            return Err(Error::Internal);
-        }
-        self.sent = false;
-        self.retries = 0;
-        Ok(())
-    }
-
-    /// Judges a refusal: only a busy device is asked again, and not for ever.
-    fn refused(&mut self, code: ErrorCode) -> Result<(), Error> {
-        // A key update that was sent has changed our keys: it cannot be sent again.
-        let once = matches!(self.phase(), Phase::UpdateKeys | Phase::VerifyKeys);
-        if code != ErrorCode::BUSY || once {
-            return Err(PeerMisbehaved::Refused(code).into());
-        }
-        if self.retries >= MAX_RETRIES {
-            return Err(PeerMisbehaved::BusyForever.into());
-        }
-        self.retries = self.retries.saturating_add(1);
-        Ok(())
     }
 }
 
@@ -457,6 +280,10 @@ impl<K: KeyAgreement + Send + 'static> SpdmRequester for Requester<K> {
         Self::step(self, input, out, workspace, random)
     }
 
+    fn heartbeat_period(&self) -> u8 {
+        Self::heartbeat_period(self)
+    }
+
     fn uses_workspace(&self) -> bool {
         Self::uses_workspace(self)
     }
@@ -468,12 +295,6 @@ impl<K: KeyAgreement + Send + 'static> SpdmRequester for Requester<K> {
     fn phase(&self) -> Phase {
         Self::phase(self)
     }
-}
-
-/// Returns the part of `out` in which a message stands that is going to be sealed.
-fn inside_record(out: &mut [u8]) -> Result<&mut [u8], Error> {
-    let end = out.len().saturating_sub(TAG_LENGTH);
-    out.get_mut(MESSAGE_OFFSET..end).ok_or(Error::Internal)
 }
 
 #[cfg(test)]

@@ -69,10 +69,12 @@ pub enum Event {
     Portion,
     /// A good answer came.
     Answer,
+    /// The device refused a request that leaves the session as it is.
+    Refusal,
 }
 
 /// Every way from one phase to another, but one: any fault leads to [`Phase::Dead`].
-pub const TRANSITIONS: [(Phase, Event, Phase); 23] = [
+pub const TRANSITIONS: [(Phase, Event, Phase); 25] = [
     (Phase::Start, Event::Discover, Phase::Version),
     (Phase::Version, Event::Answer, Phase::Capabilities),
     (Phase::Capabilities, Event::Answer, Phase::Algorithms),
@@ -87,8 +89,10 @@ pub const TRANSITIONS: [(Phase, Event, Phase); 23] = [
     (Phase::Finish, Event::Answer, Phase::Established),
     (Phase::Established, Event::Measure, Phase::Measurements),
     (Phase::Measurements, Event::Answer, Phase::Established),
+    (Phase::Measurements, Event::Refusal, Phase::Established),
     (Phase::Established, Event::Vendor, Phase::Vendor),
     (Phase::Vendor, Event::Answer, Phase::Established),
+    (Phase::Vendor, Event::Refusal, Phase::Established),
     (Phase::Established, Event::Heartbeat, Phase::Heartbeat),
     (Phase::Heartbeat, Event::Answer, Phase::Established),
     (Phase::Established, Event::UpdateKeys, Phase::UpdateKeys),
@@ -106,6 +110,12 @@ impl Phase {
             .iter()
             .find(|(from, on, _)| (*from, *on) == (self, event))
             .map(|(_, _, to)| *to)
+    }
+
+    /// Returns whether version, capabilities and algorithms are not all agreed on.
+    #[must_use]
+    pub const fn is_opening(self) -> bool {
+        matches!(self, Self::Version | Self::Capabilities | Self::Algorithms)
     }
 
     /// Returns whether a request of this phase is to be sent or answered.

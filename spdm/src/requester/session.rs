@@ -5,11 +5,12 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::api::{Config, UPDATE_AFTER};
 use super::establish::{check_signature, draw_context};
-use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, State};
+use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, Source, State};
 use crate::crypto::{
-    AeadAlgorithm, DataSecrets, PublicKey, RECORD_LIMIT, Random, RecordKey, Secret, SigningContext,
-    Suite, Transcript, sha384,
+    AeadAlgorithm, DataSecrets, PublicKey, Random, RecordKey, Secret, SigningContext, Suite,
+    Transcript, sha384,
 };
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::measurements::{GetMeasurements, Measurements, OPERATION_ALL};
@@ -20,8 +21,6 @@ use crate::wire::{Code, Header, Nonce, RequesterContext, Version};
 /// Bytes of the longest vendor-defined payload that can be sent. It is kept for a busy device.
 pub const MAX_PAYLOAD: usize = 128;
 
-/// Records kept back before the limit, so that a key update always finds room.
-const RESERVE: u64 = 64;
 /// Parameter of END_SESSION: the device forgets what was negotiated.
 const CLEAR_NEGOTIATED_STATE: u8 = 1;
 
@@ -76,8 +75,9 @@ impl Session {
     }
 
     /// Returns whether the keys are all but used up.
-    pub(super) fn update_due(&self) -> bool {
-        self.tx.key.sequence().max(self.rx.key.sequence()) >= RECORD_LIMIT.saturating_sub(RESERVE)
+    pub(super) fn update_due(&self, config: &Config) -> bool {
+        let used = self.tx.key.sequence().max(self.rx.key.sequence());
+        used >= config.update_after.min(UPDATE_AFTER)
     }
 
     pub(super) fn seal(&mut self, out: &mut [u8], message: usize) -> Result<usize, Error> {
@@ -311,6 +311,7 @@ fn vendor_answered<K>(
         return Err(PeerMisbehaved::WrongEcho.into());
     }
     let outcome = Outcome::Vendor {
+        source: Source::Response,
         offset: VendorDefined::PAYLOAD_OFFSET,
         len: vendor.payload.len(),
     };

@@ -68,8 +68,12 @@ pub(super) struct Shared {
     pub(super) crypto_time_ms: u32,
     /// Capabilities that both sides announced.
     pub(super) common: Capabilities,
-    /// Bytes of the largest message that the device takes.
+    /// Bytes of the largest transfer that the device takes.
     pub(super) request_limit: u32,
+    /// Bytes of the largest message that the device takes.
+    pub(super) message_limit: u32,
+    /// Seconds within which the device wants a sign of life.
+    pub(super) heartbeat: u8,
 }
 
 impl Shared {

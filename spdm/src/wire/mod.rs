@@ -10,6 +10,7 @@
 
 pub mod certificate;
 pub mod challenge;
+pub mod chunk;
 pub mod doe;
 pub mod error;
 pub mod measurements;
@@ -109,6 +110,8 @@ codes! {
     CERTIFICATE = 0x02,
     CHALLENGE_AUTH = 0x03,
     VERSION = 0x04,
+    CHUNK_SEND_ACK = 0x05,
+    CHUNK_RESPONSE = 0x06,
     MEASUREMENTS = 0x60,
     CAPABILITIES = 0x61,
     ALGORITHMS = 0x63,
@@ -123,6 +126,8 @@ codes! {
     GET_CERTIFICATE = 0x82,
     CHALLENGE = 0x83,
     GET_VERSION = 0x84,
+    CHUNK_SEND = 0x85,
+    CHUNK_GET = 0x86,
     GET_MEASUREMENTS = 0xe0,
     GET_CAPABILITIES = 0xe1,
     NEGOTIATE_ALGORITHMS = 0xe3,
@@ -132,6 +137,7 @@ codes! {
     KEY_UPDATE = 0xe9,
     END_SESSION = 0xec,
     VENDOR_DEFINED_REQUEST = 0xfe,
+    RESPOND_IF_READY = 0xff,
 }
 
 /// The four bytes that begin every SPDM message, and are the whole of some.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::certificate::{Certificate, ChainHeader, Digests, GetCertificate};
 use super::challenge::{Challenge, ChallengeAuth, SummaryType};
+use super::chunk::{Chunk, ChunkGet, ChunkSendAck};
 use super::doe::{DataObject, ObjectType};
 use super::error::ErrorResponse;
 use super::measurements::{Block, GetMeasurements, Measurements};
@@ -71,6 +72,11 @@ fn parse_everything_of(version: Version, bytes: &[u8]) {
             assert!(view.blocks().count() <= 256);
         }
     }
+    for code in [Code::CHUNK_SEND, Code::CHUNK_RESPONSE] {
+        let _ = Chunk::parse(bytes, version, code);
+    }
+    let _ = ChunkSendAck::parse(bytes, version);
+    let _ = ChunkGet::parse(bytes, version);
     for code in [Code::VENDOR_DEFINED_REQUEST, Code::VENDOR_DEFINED_RESPONSE] {
         let _ = VendorDefined::parse(bytes, version, code);
     }
@@ -98,6 +104,15 @@ const STARTS: &[&[u8]] = &[
     &[0x13, 0x60],
     &[0x14, 0xe5],
     &[0x14, 0x65],
+    &[0x12, 0x7f, 0x0f],
+    &[0x12, 0x7f, 0x42],
+    &[0x12, 0x05],
+    &[0x12, 0x06],
+    &[0x12, 0x85],
+    &[0x12, 0x86],
+    &[0x14, 0x05],
+    &[0x14, 0x06],
+    &[0x14, 0x86],
     &[1, 0, 0, 0, 0, 0],
     &[0, 1],
     &[0, 2],
@@ -541,4 +556,70 @@ fn a_chain_header_counts_itself_and_the_roots_digest() {
     assert_eq!(ChainHeader::new(1000, 48).unwrap().length.get(), 1052);
     assert!(ChainHeader::new(0x1_0000, 48).is_err());
     assert!(ChainHeader::new(usize::MAX, 48).is_err());
+}
+
+/// Layouts of DSP0274: sequence numbers have 16 bits before version 1.4, and 32 from then on.
+#[test]
+fn chunks_stand_where_each_version_has_them() {
+    let first = Chunk {
+        last: false,
+        handle: 7,
+        sequence: 0,
+        total: Some(0x1234),
+        data: &[0xaa, 0xbb],
+    };
+    let later = Chunk {
+        last: true,
+        sequence: 0x0201,
+        total: None,
+        ..first
+    };
+    let mut out = [0xff; 32];
+    for minor in [0x12, 0x13, 0x14] {
+        let version = Version(minor);
+        let n = first.emit(version, Code::CHUNK_SEND, &mut out).unwrap();
+        let expected = [
+            minor, 0x85, 0, 7, 0, 0, 0, 0, 2, 0, 0, 0, 0x34, 0x12, 0, 0, 0xaa, 0xbb,
+        ];
+        assert_eq!(out[..n], expected);
+        let parsed = Chunk::parse(&out, version, Code::CHUNK_SEND);
+        assert_eq!(parsed, Ok((first, n)));
+        let n = later.emit(version, Code::CHUNK_RESPONSE, &mut out).unwrap();
+        let expected = [minor, 6, 1, 7, 1, 2, 0, 0, 2, 0, 0, 0, 0xaa, 0xbb];
+        assert_eq!(out[..n], expected);
+        let parsed = Chunk::parse(&out, version, Code::CHUNK_RESPONSE);
+        assert_eq!(parsed, Ok((later, n)));
+
+        let get = ChunkGet {
+            handle: 9,
+            sequence: 3,
+        };
+        let n = get.emit(version, &mut out).unwrap();
+        let wide: &[u8] = if minor == 0x14 { &[0, 0] } else { &[] };
+        assert_eq!(out[..n], [&[minor, 0x86, 0, 9, 3, 0][..], wide].concat());
+        assert_eq!(ChunkGet::parse(&out, version), Ok((get, n)));
+        let ack = ChunkSendAck {
+            early_error: true,
+            handle: 9,
+            sequence: 3,
+            response: &[0xcc],
+        };
+        let n = ack.emit(version, &mut out).unwrap();
+        let expected = [&[minor, 5, 1, 9, 3, 0][..], wide, &[0xcc]].concat();
+        assert_eq!(out[..n], expected);
+        let parsed = ChunkSendAck::parse(&out[..n], version);
+        assert_eq!(parsed, Ok((ack, n - 1)));
+    }
+    // What 16 bits cannot count is not sent, and is another chunk from version 1.4 on.
+    let far = Chunk {
+        sequence: 0x1_0000,
+        ..later
+    };
+    assert_eq!(
+        far.emit(Version::V1_2, Code::CHUNK_SEND, &mut out),
+        Err(Malformed::Length)
+    );
+    let n = far.emit(Version::V1_4, Code::CHUNK_SEND, &mut out).unwrap();
+    let (parsed, _) = Chunk::parse(&out[..n], Version::V1_4, Code::CHUNK_SEND).unwrap();
+    assert_eq!(parsed.sequence, 0x1_0000);
 }

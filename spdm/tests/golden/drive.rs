@@ -81,8 +81,8 @@ fn requester(challenge: bool) -> Requester<RecordedAgreement> {
         session_id: 0xffff,
         session_policy: 1,
         challenge,
-        slot: 0,
         offer: OFFER,
+        ..Config::new(0xffff)
     })
 }
 
@@ -260,7 +260,7 @@ fn the_requester_relives_the_session() {
         let mut response = recording.record(number + 1).payload().to_vec();
         let output = run.step(Input::Response(&mut response)).unwrap();
         let Output::Done {
-            outcome: Outcome::Vendor { offset, len },
+            outcome: Outcome::Vendor { offset, len, .. },
             ..
         } = output
         else {

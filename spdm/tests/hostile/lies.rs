@@ -448,8 +448,8 @@ fn a_portion_longer_than_asked_for_is_refused() {
     let mut pair = Pair::new(true);
     pair.responder.before_sealing = Box::new(|code, message| {
         if code == Code::CERTIFICATE {
-            // The requester takes 4088 bytes of a chain in one message.
-            let portion = [0; 4089];
+            // The requester takes 4064 bytes of a chain in one message.
+            let portion = [0; 4065];
             let lie = Certificate {
                 slot: 0,
                 model: 0,

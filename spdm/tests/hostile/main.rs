@@ -9,6 +9,8 @@
 //! project's list of scenarios.
 
 mod carrier;
+mod chunker;
+mod chunks;
 mod identity;
 mod lies;
 mod manners;

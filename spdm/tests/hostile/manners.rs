@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use tsm_spdm::crypto::sha384;
 use tsm_spdm::wire::Code;
-use tsm_spdm::wire::error::ErrorCode;
+use tsm_spdm::wire::error::{ErrorCode, NotReady};
 use tsm_spdm::{
     Error, Input, MAX_PAYLOAD, MIN_BUFFER, NoEntropy, Operation, Outcome, Output, PeerMisbehaved,
     Phase,
@@ -49,6 +49,11 @@ const ONCE: [Code; 3] = [
 
 fn everything(pair: &mut Pair) -> Result<(), Error> {
     pair.establish()?;
+    inside(pair)
+}
+
+/// Whatever is done in a session, to its end.
+fn inside(pair: &mut Pair) -> Result<(), Error> {
     pair.operate(MEASURE)?;
     pair.vendor(&[1; MAX_PAYLOAD])?;
     pair.operate(Operation::Heartbeat)?;
@@ -71,26 +76,48 @@ fn refuse(pair: &mut Pair, code: Code, reason: ErrorCode, times: u32) -> Rc<Cell
     count
 }
 
+/// Answers to requests whose refusal leaves the session as it is.
+const REFUSABLE: [Code; 2] = [Code::MEASUREMENTS, Code::VENDOR_DEFINED_RESPONSE];
+
+/// B08.
 #[test]
-fn every_refusal_at_every_step_ends_the_conversation() {
-    // B08.
+fn every_refusal_at_every_step_ends_the_conversation_or_the_operation() {
     let reasons = [
         ErrorCode::INVALID_REQUEST,
+        ErrorCode::INVALID_SESSION,
         ErrorCode::UNEXPECTED_REQUEST,
+        ErrorCode::UNSPECIFIED,
+        ErrorCode::DECRYPT_ERROR,
+        ErrorCode::UNSUPPORTED_REQUEST,
         ErrorCode::SESSION_LIMIT_EXCEEDED,
+        ErrorCode::SESSION_REQUIRED,
+        ErrorCode::RESPONSE_TOO_LARGE,
         ErrorCode::LARGE_RESPONSE,
-        ErrorCode::RESPONSE_NOT_READY,
+        ErrorCode::VERSION_MISMATCH,
         ErrorCode::REQUEST_RESYNCH,
-        ErrorCode(0xff),
+        ErrorCode(0x00),
+        ErrorCode(0x99),
+        ErrorCode::VENDOR_DEFINED,
     ];
     for code in ANSWERS {
         for reason in reasons {
             let mut pair = Pair::new(true);
-            let count = refuse(&mut pair, code, reason, u32::MAX);
-            let refused = Err(Error::Peer(PeerMisbehaved::Refused(reason)));
-            assert_eq!(everything(&mut pair), refused, "{code:?} {reason:?}");
-            assert_eq!(pair.requester.phase(), Phase::Dead);
+            let count = refuse(&mut pair, code, reason, 1);
+            let holds = REFUSABLE.contains(&code) && reason.is_about_request();
+            let refused = if holds {
+                Error::Refused(reason)
+            } else {
+                Error::Peer(PeerMisbehaved::Refused(reason))
+            };
+            assert_eq!(everything(&mut pair), Err(refused), "{code:?} {reason:?}");
             assert_eq!(count.get(), 1, "asked again after {reason:?}");
+            if holds {
+                // The next request is answered, and signed over itself alone.
+                assert_eq!(pair.requester.phase(), Phase::Established);
+                assert_eq!(inside(&mut pair), Ok(()), "{code:?} {reason:?}");
+            } else {
+                assert_eq!(pair.requester.phase(), Phase::Dead);
+            }
         }
     }
 }
@@ -135,6 +162,108 @@ fn a_device_that_is_busy_for_a_while_is_waited_for_longer_and_longer() {
     }
 }
 
+/// Requests whose answers may be put off, by the code of the answer.
+const PUT_OFF: [(Code, Code); 7] = [
+    (Code::DIGESTS, Code::GET_DIGESTS),
+    (Code::CERTIFICATE, Code::GET_CERTIFICATE),
+    (Code::CHALLENGE_AUTH, Code::CHALLENGE),
+    (Code::KEY_EXCHANGE_RSP, Code::KEY_EXCHANGE),
+    (Code::MEASUREMENTS, Code::GET_MEASUREMENTS),
+    (Code::VENDOR_DEFINED_RESPONSE, Code::VENDOR_DEFINED_REQUEST),
+    (Code::HEARTBEAT_ACK, Code::HEARTBEAT),
+];
+
+/// Changes what the device says of the time it needs.
+type Delay = fn(&mut NotReady);
+
+/// Runs everything while the answer `code` is put off `times` times, the way that `change` has it.
+fn put_off(
+    (code, request): (Code, Code),
+    times: u32,
+    change: Delay,
+) -> (Result<(), Error>, Vec<u32>, u32) {
+    let mut pair = Pair::new(true);
+    let count = Rc::new(Cell::new(0));
+    let seen = count.clone();
+    // Chunks may come after.
+    pair.responder.chunker.room = Some(80);
+    pair.responder.chunker.put_off = Box::new(move |this| {
+        if this != code || seen.get() == times {
+            return None;
+        }
+        seen.set(seen.get() + 1);
+        let mut when = NotReady {
+            exponent: 10 + seen.get() as u8,
+            request,
+            token: 0x80 + seen.get() as u8,
+            multiplier: 1,
+        };
+        change(&mut when);
+        Some(when)
+    });
+    let outcome = everything(&mut pair);
+    let delays = pair.sent.iter().filter_map(|output| match output {
+        Output::Send { delay_us, .. } if *delay_us > 0 => Some(*delay_us),
+        _ => None,
+    });
+    (outcome, delays.collect(), count.get())
+}
+
+/// B08.
+#[test]
+fn an_answer_that_is_not_ready_is_asked_for_when_it_is() {
+    for code in PUT_OFF {
+        let (outcome, delays, _) = put_off(code, 3, |_| ());
+        assert_eq!(
+            (outcome, delays),
+            (Ok(()), vec![2048, 4096, 8192]),
+            "{code:?}"
+        );
+    }
+}
+
+/// B08.
+#[test]
+fn an_answer_that_is_never_ready_is_given_up() {
+    for code in PUT_OFF {
+        let (outcome, _, count) = put_off(code, u32::MAX, |_| ());
+        let forever = Err(Error::Peer(PeerMisbehaved::BusyForever));
+        assert_eq!((outcome, count), (forever, 9), "{code:?}");
+    }
+}
+
+/// B08.
+#[test]
+fn an_answer_that_is_put_off_too_long_or_for_another_request_is_given_up_at_once() {
+    let lies: &[(Delay, PeerMisbehaved)] = &[
+        (|when| when.exponent = 24, PeerMisbehaved::NotReadyTime),
+        (|when| when.exponent = 255, PeerMisbehaved::NotReadyTime),
+        (|when| when.multiplier = 0, PeerMisbehaved::NotReadyTime),
+        (|when| when.request.0 ^= 1, PeerMisbehaved::WrongEcho),
+    ];
+    for code in PUT_OFF {
+        for (change, expected) in lies {
+            let (outcome, delays, count) = put_off(code, u32::MAX, *change);
+            assert_eq!(outcome, Err(Error::Peer(*expected)), "{code:?}");
+            assert_eq!((delays, count), (vec![], 1));
+        }
+        let (outcome, delays, _) = put_off(code, 1, |when| when.exponent = 23);
+        assert_eq!((outcome, delays), (Ok(()), vec![1 << 23]), "{code:?}");
+    }
+    // The first three messages come at once, and keys that have changed are not waited for.
+    let refused = PeerMisbehaved::Refused(ErrorCode::RESPONSE_NOT_READY);
+    for code in [
+        (Code::VERSION, Code::GET_VERSION),
+        (Code::CAPABILITIES, Code::GET_CAPABILITIES),
+        (Code::ALGORITHMS, Code::NEGOTIATE_ALGORITHMS),
+        (Code::KEY_UPDATE_ACK, Code::KEY_UPDATE),
+    ] {
+        let (outcome, delays, count) = put_off(code, 1, |_| ());
+        assert_eq!(outcome, Err(Error::Peer(refused)), "{code:?}");
+        assert_eq!((delays, count), (vec![], 1));
+    }
+}
+
 #[test]
 fn what_is_sent_again_is_kept_and_hashed_once() {
     let mut pair = Pair::new(true);
@@ -148,10 +277,7 @@ fn what_is_sent_again_is_kept_and_hashed_once() {
         }
     });
     assert!(pair.establish().is_ok());
-    assert_eq!(
-        pair.requester.digests().vca(),
-        Some(&sha384(&pair.kept_vca))
-    );
+    assert_eq!(pair.requester.digests().vca(), Some(&sha384(&pair.kept[0])));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tsm_spdm::crypto::{
 };
 use tsm_spdm::wire::certificate::{Certificate, Digests, GetCertificate};
 use tsm_spdm::wire::challenge::{Challenge, ChallengeAuth, SummaryType};
-use tsm_spdm::wire::error::{ErrorCode, ErrorResponse};
+use tsm_spdm::wire::error::{ErrorCode, ErrorResponse, Extended, NotReady};
 use tsm_spdm::wire::measurements::{Block, GetMeasurements, Measurements};
 use tsm_spdm::wire::negotiation::{
     Capabilities, CapabilitiesMessage, NegotiateAlgorithms, VersionResponse,
@@ -21,8 +21,11 @@ use tsm_spdm::wire::session::{
 };
 use tsm_spdm::wire::vendor::VendorDefined;
 use tsm_spdm::wire::{Code, Header, Layout, Malformed, Version};
-use tsm_spdm::{Config, Error, Input, Operation, Outcome, Output, Protocol, Requester, Workspace};
+use tsm_spdm::{
+    Config, Error, Input, Operation, Outcome, Output, Protocol, Requester, Slice, Workspace,
+};
 
+use crate::chunker::{Chunker, Taken};
 use crate::identity::{Key, OFFER, SUITE, certificate, chain, select};
 
 pub const CAPABILITIES: Capabilities = Capabilities::CERT
@@ -68,6 +71,10 @@ pub struct Responder {
     pub before_sealing: Hook,
     /// Told what goes over the wire.
     pub on_wire: Hook,
+    /// Takes large messages apart and puts them together.
+    pub chunker: Chunker,
+    /// Bytes of the largest transfer that the device takes.
+    pub transfer_size: u32,
     vca: Transcript,
     m1: Transcript,
     session: Option<Session>,
@@ -88,6 +95,8 @@ impl Responder {
             before_signing: Box::new(|_, _| ()),
             before_sealing: Box::new(|_, _| ()),
             on_wire: Box::new(|_, _| ()),
+            chunker: Chunker::new(),
+            transfer_size: 4096,
             vca: Transcript::new(suite.hash),
             m1: Transcript::new(suite.hash),
             session: None,
@@ -124,6 +133,16 @@ impl Responder {
     }
 
     fn plain(&mut self, request: &[u8]) -> Result<(Code, Vec<u8>), Malformed> {
+        match self.chunker.take(request)? {
+            Taken::Chunk(code, answer) => Ok((code, answer)),
+            Taken::Whole(request) => {
+                let (code, answer) = self.plain_message(&request)?;
+                Ok(self.chunker.give(code, answer))
+            }
+        }
+    }
+
+    fn plain_message(&mut self, request: &[u8]) -> Result<(Code, Vec<u8>), Malformed> {
         let code = Header::peek(request)?.code;
         let (layout, version) = (self.layout(), self.suite.version);
         let mut out = vec![0; 8192];
@@ -136,8 +155,18 @@ impl Responder {
             }
             Code::GET_CAPABILITIES => {
                 CapabilitiesMessage::parse(request, version, code)?;
-                CapabilitiesMessage::new(version, Code::CAPABILITIES, 10, CAPABILITIES, 4096)
-                    .emit(&mut out)?
+                let flags = if self.chunker.is_on() {
+                    CAPABILITIES.union(Capabilities::CHUNK)
+                } else {
+                    CAPABILITIES
+                };
+                let code = Code::CAPABILITIES;
+                let mut message =
+                    CapabilitiesMessage::new(version, code, 10, flags, self.transfer_size);
+                if self.chunker.is_on() {
+                    message.max_message_size.set(8192);
+                }
+                message.emit(&mut out)?
             }
             Code::NEGOTIATE_ALGORITHMS => {
                 NegotiateAlgorithms::parse(request, version)?;
@@ -309,10 +338,15 @@ impl Responder {
             .open(session.id, &mut buffer)
             .map_err(|_| Malformed::Value)?;
         let request = buffer[MESSAGE_OFFSET..][..len].to_vec();
+        let request = match self.chunker.take(&request)? {
+            Taken::Chunk(code, answer) => return Ok((code, self.seal(&answer))),
+            Taken::Whole(request) => request,
+        };
         let mut answer = self.inside(&request)?;
         let code = Header::peek(&answer)?.code;
         (self.before_sealing)(code, &mut answer);
-        let sealed = self.seal(&answer);
+        let (_, given) = self.chunker.give(code, answer.clone());
+        let sealed = self.seal(&given);
         if code == Code::FINISH_RSP {
             let session = self.session.as_mut().unwrap();
             let th2 = session.th.clone().with(&request).with(&answer).digest();
@@ -435,14 +469,26 @@ fn record() -> (u8, Vec<u8>) {
 
 /// Makes an ERROR message.
 pub fn error(code: ErrorCode) -> Vec<u8> {
-    let mut out = vec![0; 4];
-    ErrorResponse {
+    let extended = match code {
+        ErrorCode::LARGE_RESPONSE => Extended::Large { handle: 0x4c },
+        ErrorCode::RESPONSE_NOT_READY => Extended::NotReady(NotReady {
+            exponent: 1,
+            request: Code::GET_DIGESTS,
+            token: 2,
+            multiplier: 3,
+        }),
+        _ => Extended::Nothing,
+    };
+    let mut out = vec![0; 8];
+    let len = ErrorResponse {
         version: Version::V1_2,
         code,
         data: 0,
+        extended,
     }
     .emit(&mut out)
     .unwrap();
+    out.truncate(len);
     out
 }
 
@@ -455,8 +501,8 @@ pub struct Pair {
     pub on_request: Bend,
     /// What was said to send, in order.
     pub sent: Vec<Output>,
-    /// What the host keeps of VCA.
-    pub kept_vca: Vec<u8>,
+    /// What the host keeps.
+    pub kept: [Vec<u8>; 3],
     /// What the source of entropy gave last.
     pub randoms: u8,
 }
@@ -478,7 +524,7 @@ impl Pair {
             responder: Responder::new(SUITE),
             on_request: Box::new(|_| ()),
             sent: Vec::new(),
-            kept_vca: Vec::new(),
+            kept: Default::default(),
             randoms: 100,
         }
     }
@@ -491,6 +537,12 @@ impl Pair {
                 bytes.fill(*randoms);
                 Ok(())
             })
+    }
+
+    fn keep(&mut self, slice: Option<Slice>, from: &[u8]) {
+        if let Some(slice) = slice {
+            self.kept[slice.object as usize].extend(&from[slice.offset..][..slice.len]);
+        }
     }
 
     /// Carries messages until the operation is done.
@@ -507,19 +559,13 @@ impl Pair {
             };
             self.sent.push(output);
             let mut request = out[..len].to_vec();
-            if cache_request.is_some() {
-                self.kept_vca.extend(&request);
-            }
+            self.keep(cache_request, &request);
             (self.on_request)(&mut request);
             let mut response = self.responder.exchange(&request, protocol);
             output = self.step(Input::Response(&mut response), out)?;
             let (Output::Send { cache_response, .. } | Output::Done { cache_response, .. }) =
                 output;
-            if let Some(slice) = cache_response
-                && slice.object == tsm_spdm::Object::Vca
-            {
-                self.kept_vca.extend(&response[slice.offset..][..slice.len]);
-            }
+            self.keep(cache_response, &response);
         }
         match output {
             Output::Done { outcome, .. } => Ok(outcome),

@@ -12,7 +12,7 @@ use tsm_abi::rmi::{
 use tsm_platform::{Abandoned, HostPa, Rid};
 use tsm_spdm::{
     Config, Digests, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, Requester,
-    Slice,
+    Slice, Source,
 };
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
@@ -149,6 +149,14 @@ pub(crate) enum Trouble {
     Session,
     /// The device refused or contradicted what was asked inside a session that holds.
     Refused,
+}
+
+/// Says what an error of the requester is for an exchange.
+const fn trouble(error: tsm_spdm::Error) -> Trouble {
+    match error {
+        tsm_spdm::Error::Refused(_) => Trouble::Refused,
+        _ => Trouble::Session,
+    }
 }
 
 /// What an exchange needs next.
@@ -327,7 +335,7 @@ impl<P: Machine> Step<'_, '_, P> {
 
     fn answer(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
         let stepped = self.run(Job::Answer(self.entry.length));
-        let output = stepped.map_err(|_| Trouble::Session)?;
+        let output = stepped.map_err(trouble)?;
         match output {
             Output::Send { .. } => self.send(&output, exchange),
             Output::Done {
@@ -346,23 +354,39 @@ impl<P: Machine> Step<'_, '_, P> {
         outcome: &Outcome,
         exchange: &mut impl Exchange,
     ) -> core::result::Result<(), Trouble> {
-        let (offset, len) = match *outcome {
+        let (source, offset, len) = match *outcome {
             // The session's own business, see `go_on`.
             Outcome::KeysUpdated => return Ok(()),
-            Outcome::Vendor { offset, len } => (offset, len),
+            Outcome::Vendor {
+                source,
+                offset,
+                len,
+            } => (source, offset, len),
             _ => return exchange.done(outcome, self.requester.digests()),
         };
         let end = offset.checked_add(len).ok_or(Trouble::Session)?;
-        let payload = self
-            .buffers
-            .messages
-            .response
-            .get(offset..end)
-            .ok_or(Trouble::Session)?;
+        let Messages {
+            response,
+            workspace,
+            ..
+        } = &mut self.buffers.messages;
+        let (payload, start) = match source {
+            Source::Response => (response.get(offset..end), offset),
+            Source::Workspace => (workspace.message().get(offset..end), 0),
+        };
+        let payload = payload.ok_or(Trouble::Session)?;
         let Some(kept) = exchange.reply(payload)? else {
             return Ok(());
         };
-        let start = offset.checked_add(kept.offset).ok_or(Trouble::Session)?;
+        let start = start.checked_add(kept.offset).ok_or(Trouble::Session)?;
+        if source == Source::Workspace {
+            // The host gets it where chunks of the answer stood.
+            let end = start.checked_add(kept.length).ok_or(Trouble::Session)?;
+            let into = response.get_mut(start..end).ok_or(Trouble::Session)?;
+            let from = offset.checked_add(start).ok_or(Trouble::Session)?;
+            let from = workspace.message().get(from..).ok_or(Trouble::Session)?;
+            into.copy_from_slice(from.get(..kept.length).ok_or(Trouble::Session)?);
+        }
         self.show(start, kept.length)?;
         self.exit
             .keep_response(CommObject::InterfaceReport, start, kept.length, kept.first);
@@ -383,7 +407,7 @@ impl<P: Machine> Step<'_, '_, P> {
             Err(tsm_spdm::Error::KeyUpdateDue) => self.run(Job::Begin(Operation::UpdateKeys)),
             other => other,
         };
-        let output = output.map_err(|_| Trouble::Session)?;
+        let output = output.map_err(trouble)?;
         self.send(&output, exchange)
     }
 

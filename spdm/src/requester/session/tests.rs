@@ -3,11 +3,12 @@
 
 use zeroize::ZeroizeOnDrop;
 
-use super::{Payload, RESERVE, Session, Task};
+use super::{Payload, Session, Task};
 use crate::crypto::{
     Digest, HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, SharedSecret, Suite,
     Transcript,
 };
+use crate::requester::api::UPDATE_AFTER;
 use crate::requester::state::State;
 use crate::requester::{Config, Input, MIN_BUFFER, Operation, Output, Phase, Requester, Workspace};
 use crate::wire::session::SessionId;
@@ -38,7 +39,7 @@ fn step(requester: &mut Requester, out: &mut [u8]) -> Result<Output, Error> {
 
 #[test]
 fn keys_near_their_limit_can_only_be_updated_or_ended() {
-    let limit = RECORD_LIMIT - RESERVE;
+    let limit = UPDATE_AFTER;
     let mut out = [0; MIN_BUFFER];
     for (sent, received) in [(limit, 0), (0, limit)] {
         let mut requester = requester(sent, received);
@@ -67,7 +68,7 @@ fn keys_near_their_limit_can_only_be_updated_or_ended() {
 
 #[test]
 fn an_update_starts_both_counters_again() {
-    let mut requester = requester(RECORD_LIMIT - 1, RECORD_LIMIT - RESERVE);
+    let mut requester = requester(RECORD_LIMIT - 1, UPDATE_AFTER);
     requester.start(Operation::UpdateKeys).unwrap();
     let mut out = [0; MIN_BUFFER];
     let output = step(&mut requester, &mut out);
