@@ -108,6 +108,8 @@ pub struct Rig {
     pub lie: Option<u64>,
     /// Everything that was carried, both ways.
     pub traffic: Vec<Vec<u8>>,
+    /// How long the host was to wait before each request, in microseconds.
+    pub delays: Vec<u64>,
     /// The guest's way of translating.
     vcpu: Vcpu,
     data: u64,
@@ -138,6 +140,7 @@ impl Rig {
             tamper: None,
             lie: None,
             traffic: Vec::new(),
+            delays: Vec::new(),
             vcpu,
             data: pages[0],
             request: pages[1],
@@ -339,6 +342,7 @@ impl Rig {
             if !flags.contains(DevCommExitFlags::REQ_SEND) {
                 return Pumped::Done;
             }
+            self.delays.push(exit.req_delay.get());
             let length = usize::try_from(exit.req_len.get()).unwrap();
             let request = self.host.fake.host_load(self.request, length).unwrap();
             answer = self.carry(exit.protocol, &request);
