@@ -6,7 +6,8 @@
 //! Reads pass. A write passes unless it would lay a function over memory that is not the host's to
 //! move things onto, or would change the function or the path of an interface that is locked or
 //! started. The latter moves the interface to ERROR and cuts it off first, and the write is refused
-//! all the same: TDISP 1.0 has the device fall to ERROR for each of them.
+//! all the same: TDISP 1.0 has the device fall to ERROR for each of them. Where a read tells the host
+//! that the function is gone, its interface is cut off too.
 
 use tsm_platform::{ConfigSpace, Rid};
 
@@ -23,6 +24,7 @@ const POWER_MANAGEMENT: u8 = 0x01;
 const PCI_EXPRESS: u8 = 0x10;
 const MSI: u8 = 0x05;
 const MSI_X: u8 = 0x11;
+const ADVANCED_FEATURES: u8 = 0x13;
 /// Enable bit in the first register of both kinds of message interrupts.
 const MSI_ENABLE: u32 = 1 << 16;
 const MSI_X_ENABLE: u32 = 1 << 31;
@@ -42,6 +44,38 @@ const FROZEN_EXTENDED: [u16; 8] = [
     0x30, // integrity and data encryption
 ];
 
+/// Extended capabilities that a host must leave alone while an interface is bound: what they change
+/// takes packets another way, or the link down. Nothing that is measured at creation is among them.
+const FROZEN_WHILE_BOUND: [u16; 7] = [
+    0x02, // virtual channels
+    0x08, // virtual channels of several functions
+    0x09, // virtual channels beside those
+    0x12, // multicast
+    0x17, // processing hints
+    0x1c, // lightweight notification
+    0x1d, // downstream port containment: its trigger takes the link down
+];
+
+/// Registers of the PCI Express capability, by offset.
+const DEVICE_CONTROL: u16 = 0x08;
+const LINK_CONTROL: u16 = 0x10;
+const SLOT_CONTROL: u16 = 0x18;
+const LINK_CONTROL_2: u16 = 0x30;
+/// Device control: use unclaimed function numbers as one's own.
+const PHANTOM_FUNCTIONS: u32 = 1 << 9;
+/// Device control: function level reset.
+const FUNCTION_RESET: u32 = 1 << 15;
+/// Advanced features: function level reset.
+const ADVANCED_RESET: u32 = 1;
+/// Link control: the link goes down.
+const LINK_DISABLE: u32 = 1 << 4;
+/// Slot control: power off, and the lock toggles.
+const SLOT_OFF: u32 = 1 << 10 | 1 << 11;
+/// Link control 2: the link goes to a test mode.
+const ENTER_COMPLIANCE: u32 = 1 << 4;
+/// Built-in self test begins, in the register of the header type.
+const START_SELF_TEST: u32 = 1 << 30;
+
 /// Performs or refuses a host access of `width` bytes and returns the value read.
 pub(crate) fn access<P: Machine>(
     context: &Context<'_, P>,
@@ -59,7 +93,7 @@ pub(crate) fn access<P: Machine>(
         && !platform.is_hidden(rid);
     let Some(value) = write else {
         return if is_there {
-            platform.config_read(rid, offset, width)
+            read(context, rid, offset, width)
         } else {
             u32::MAX
         };
@@ -86,6 +120,21 @@ pub(crate) fn access<P: Machine>(
     }
     platform.config_write(rid, offset, width, value);
     0
+}
+
+/// Reads for the host. A function whose id reads as ones was pulled, or its link is down.
+fn read<P: Machine>(context: &Context<'_, P>, rid: Rid, offset: u16, width: u8) -> u32 {
+    let value = context.platform.config_read(rid, offset, width);
+    let ones = merge(0, 0, width, u32::MAX);
+    if offset == 0 && value & ones == ones {
+        let registry = context.devices();
+        let mut interfaces = registry.interfaces().iter();
+        if let Some(gone) = interfaces.find(|interface| interface.rid == rid) {
+            // One whose cut is not confirmed stays condemned; one that is not bound is the host's.
+            let _ = vdev::settle(context, gone.object);
+        }
+    }
+    value
 }
 
 /// Returns `old` with `width` bytes at `byte` replaced.
@@ -140,7 +189,7 @@ fn disturbs_function<P: ConfigSpace>(
     if at == register::COMMAND {
         return loses_access(old, new);
     }
-    if powers_down(function, at, new) {
+    if powers_down(function, at, new) || resets(function, at, new) {
         return true;
     }
     if function.capability(MSI_X) == Some(at) {
@@ -153,10 +202,10 @@ fn disturbs_function<P: ConfigSpace>(
     if message.is_some_and(|offset| offset < MSI_BYTES) {
         return old != new;
     }
-    if register_of(function, PCI_EXPRESS, 8) == Some(at) && new & 1 << 15 != 0 {
-        return true; // function level reset
+    if register_of(function, PCI_EXPRESS, DEVICE_CONTROL) == Some(at) {
+        return new & FUNCTION_RESET != 0 || (old ^ new) & PHANTOM_FUNCTIONS != 0;
     }
-    is_frozen(function, at) && old != new
+    is_frozen_while_bound(function, at) && old != new
 }
 
 /// Returns whether the function sends no message interrupts. They are writes to addresses that the
@@ -183,12 +232,24 @@ fn disturbs_path<P: ConfigSpace>(
         register::BRIDGE_CONTROL => return new & 1 << 22 != 0,
         _ => {}
     }
-    if powers_down(bridge, at, new) {
+    if powers_down(bridge, at, new) || resets(bridge, at, new) {
         return true;
     }
-    let disables_link = register_of(bridge, PCI_EXPRESS, 0x10) == Some(at) && new & 1 << 4 != 0;
-    let cuts_power = register_of(bridge, PCI_EXPRESS, 0x18) == Some(at) && new & 1 << 10 != 0;
-    disables_link || cuts_power || (is_frozen(bridge, at) && old != new)
+    let is_slot = register_of(bridge, PCI_EXPRESS, SLOT_CONTROL) == Some(at);
+    (is_slot && new & SLOT_OFF != 0) || (is_frozen_while_bound(bridge, at) && old != new)
+}
+
+/// Returns whether the write resets a function in a way that all kinds know, or takes its link down.
+fn resets<P: ConfigSpace>(function: &Function<'_, P>, at: u16, new: u32) -> bool {
+    let bits = [
+        (PCI_EXPRESS, LINK_CONTROL, LINK_DISABLE),
+        (PCI_EXPRESS, LINK_CONTROL_2, ENTER_COMPLIANCE),
+        (ADVANCED_FEATURES, 4, ADVANCED_RESET),
+    ];
+    let hits = |(id, offset, bit): (u8, u16, u32)| {
+        register_of(function, id, offset) == Some(at) && new & bit != 0
+    };
+    bits.into_iter().any(hits) || (at == register::HEADER && new & START_SELF_TEST != 0)
 }
 
 fn loses_access(old: u32, new: u32) -> bool {
@@ -208,6 +269,11 @@ fn is_frozen<P: ConfigSpace>(function: &Function<'_, P>, at: u16) -> bool {
         && function
             .extended_at(at)
             .is_some_and(|id| FROZEN_EXTENDED.contains(&id))
+}
+
+fn is_frozen_while_bound<P: ConfigSpace>(function: &Function<'_, P>, at: u16) -> bool {
+    let is_listed = |id| FROZEN_EXTENDED.contains(&id) || FROZEN_WHILE_BOUND.contains(&id);
+    at >= 0x100 && function.extended_at(at).is_some_and(is_listed)
 }
 
 /// Returns whether the function, as it would be `after` the write to the register `at`, answers in

@@ -127,7 +127,10 @@ fn is_apart<P: Machine>(
         path.iter()
             .all(|b| a == b || is_above(*a, *b) || is_above(*b, *a))
     });
-    !disturbed && is_chain
+    // Behind no bridge are the functions of the first bus only.
+    let [_, bus] = rid.0.to_le_bytes();
+    let is_reached = bus == 0 || !path.is_empty();
+    !disturbed && is_chain && is_reached
 }
 
 /// Checks that no other interface has the function, the guest's id for it, or any of the memory.
