@@ -10,6 +10,7 @@ use tsm_spdm::{Digests, Operation, Outcome};
 use super::super::comm::{
     self, Comm, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
+use super::super::pci::Function;
 use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
 use super::super::sizes::KnownSizes;
@@ -223,16 +224,24 @@ fn begin<P: Machine>(
     })?
 }
 
-/// Checks that the session holds and that both ends of the stream use its keys: an interface must
-/// not be bound over a link that does not protect it (PCIe 6.4, 11.3.8).
-fn check_session<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<u8> {
-    pdev::with(context, device, |pdev| {
+/// Checks that the session holds, that both ends of the stream use its keys, and that the interface
+/// is below the root port that has them: it must not be bound over a link that does not protect it
+/// (PCIe 6.4, 11.3.8). A host that renumbers buses gives its requester id to another device.
+fn check_session<P: Machine>(context: &Context<'_, P>, names: Names) -> Result<u8> {
+    let (stream, port) = pdev::with(context, names.device, |pdev| {
         let is_ready = pdev.state == pdev::State::Ready;
-        let stream = pdev
-            .endpoint()
-            .and_then(|endpoint| endpoint.connected_stream());
-        stream.filter(|_| is_ready).ok_or(Error::Device)
-    })?
+        let endpoint = pdev.endpoint().filter(|_| is_ready).ok_or(Error::Device)?;
+        let stream = endpoint.connected_stream().ok_or(Error::Device)?;
+        let link = endpoint.link.as_ref().ok_or(Error::Device)?;
+        Ok::<_, Error>((stream, link.port.address()))
+    })??;
+    let port = pdev::with(context, port, |port| port.rid)?;
+    let rid = with(context, names.object, |vdev| vdev.rid)?;
+    if Function::new(context.platform, port).is_above(rid) {
+        Ok(stream)
+    } else {
+        Err(Error::Device)
+    }
 }
 
 /// `RMI_VDEV_LOCK`. Where the host reaches configuration space without the TSM, it could move the
@@ -245,7 +254,7 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
     note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
-    let stream = check_session(context, names.device)?;
+    let stream = check_session(context, names)?;
     begin(context, names, Request::Lock, |vdev| {
         if vdev.stream_id != stream {
             return Err(Error::Device);
@@ -262,7 +271,7 @@ pub(crate) fn start<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
     note_bound(context, &mut registry);
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
-    check_session(context, names.device)?;
+    check_session(context, names)?;
     begin(context, names, Request::Start, |vdev| {
         if !create::is_still_placed(context, vdev, known) {
             return Err(Error::Device);

@@ -128,6 +128,7 @@ impl Object for Vdev {
             .map(|request| discriminant(&request))
             .hash(hasher);
         (self.dma, self.condemned, self.stream_id).hash(hasher);
+        (self.lock_flags.0, self.retries, self.declined).hash(hasher);
         let nonces = &self.nonces;
         (nonces.lock, nonces.measurements, nonces.report).hash(hasher);
         (&self.measurements, self.report.digest()).hash(hasher);
