@@ -552,6 +552,10 @@ impl Registers {
     pub fn get(&self) -> [u64; 3] {
         self.0.lock().unwrap().expect("the guest has run")
     }
+
+    pub fn set(&self, registers: [u64; 3]) {
+        *self.0.lock().unwrap() = Some(registers);
+    }
 }
 
 /// Returns the root port's slot with the number `index` of the device's table.
