@@ -78,7 +78,7 @@ rows! {
     /// D05
     a_report_with_a_range_outside_of_the_bar:
         "{at = 'DEVICE_INTERFACE_REPORT', what = 'set', offset = 36, bytes = '0000080000000000'}"
-        => Interface(Accept);
+        => Interface(Report);
     /// D05
     a_report_with_a_range_that_wraps:
         "{at = 'DEVICE_INTERFACE_REPORT', what = 'set', offset = 36, bytes = 'ffffffffffffffff'}"

@@ -3,7 +3,7 @@
 
 //! Life of an interface: groups D01 to D04 and D09.
 
-use crate::Outcome::{Interface, Session};
+use crate::Outcome::{Completes, Interface, Session};
 use crate::flow::Step::{Lock, Measure, Poll, Report, Start, Unlock};
 use crate::rows;
 
@@ -13,7 +13,11 @@ rows! {
         "{at = 'LOCK_INTERFACE_REQUEST', what = 'tdisp-error', code = 1}" => Interface(Lock);
     /// D02
     a_lock_that_finds_the_device_busy:
-        "{at = 'LOCK_INTERFACE_REQUEST', what = 'tdisp-error', code = 3}" => Interface(Lock);
+        "{at = 'LOCK_INTERFACE_REQUEST', what = 'tdisp-error', code = 3}" => Completes;
+    /// D02
+    a_lock_that_finds_the_device_busy_each_time:
+        "{at = 'LOCK_INTERFACE_REQUEST', every = 1, what = 'tdisp-error', code = 3}"
+        => Interface(Lock);
     /// D02
     a_lock_without_entropy_at_the_device:
         "{at = 'LOCK_INTERFACE_REQUEST', what = 'tdisp-error', code = 0x103}" => Interface(Lock);
