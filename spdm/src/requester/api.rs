@@ -24,6 +24,8 @@ const _: () = assert!(DATA_TRANSFER_SIZE as usize + OVERHEAD == MAX_MESSAGE as u
 /// Records after which keys are updated, unless the caller wants it sooner. What is left before the
 /// limit is more than an operation takes, sent and fetched in the smallest chunks there are.
 pub(super) const UPDATE_AFTER: u64 = RECORD_LIMIT - 1024;
+/// A key update takes two records of the keys that it brings; others have to find room as well.
+pub(super) const LEAST_UPDATE_AFTER: u64 = 4;
 
 /// What the requester says of itself.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +46,8 @@ pub struct Config {
     pub slot: u8,
     /// What the device may choose from.
     pub offer: Offer,
-    /// Records that one key of a session protects before it has to be updated. No more are taken
-    /// than the cipher is good for.
+    /// Records that one key of a session protects before it has to be updated: at least 4, and no
+    /// more than the cipher is good for.
     pub update_after: u64,
 }
 

@@ -5,7 +5,7 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::api::{Config, UPDATE_AFTER};
+use super::api::{Config, LEAST_UPDATE_AFTER, UPDATE_AFTER};
 use super::establish::{check_signature, draw_context};
 use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, Source, State};
 use crate::crypto::{
@@ -77,7 +77,7 @@ impl Session {
     /// Returns whether the keys are all but used up.
     pub(super) fn update_due(&self, config: &Config) -> bool {
         let used = self.tx.key.sequence().max(self.rx.key.sequence());
-        used >= config.update_after.min(UPDATE_AFTER)
+        used >= config.update_after.clamp(LEAST_UPDATE_AFTER, UPDATE_AFTER)
     }
 
     pub(super) fn seal(&mut self, out: &mut [u8], message: usize) -> Result<usize, Error> {

@@ -3,12 +3,13 @@
 
 //! Large messages in chunks, both ways, and every way to get them wrong.
 
-use tsm_spdm::crypto::sha384;
+use tsm_spdm::crypto::{Suite, sha384};
 use tsm_spdm::wire::error::ErrorCode;
-use tsm_spdm::wire::{Code, Malformed};
-use tsm_spdm::{Error, MAX_PAYLOAD, Operation, Output, PeerMisbehaved, Phase};
+use tsm_spdm::wire::{Code, Malformed, Version};
+use tsm_spdm::{Config, Error, MAX_PAYLOAD, Operation, Output, PeerMisbehaved, Phase};
 
-use crate::responder::{Pair, error};
+use crate::identity::SUITE;
+use crate::responder::{Pair, Responder, error};
 
 const MEASURE: Operation = Operation::Measure {
     nonce: [3; 32],
@@ -60,6 +61,23 @@ fn large_messages_go_both_ways_in_chunks_of_any_size() {
             assert!(matches!(output, Output::Send { len, .. } if *len <= transfer_size as usize));
         }
         assert!(!pair.requester.uses_workspace());
+    }
+}
+
+/// W6: sequence numbers have 32 bits from version 1.4 on.
+#[test]
+fn each_version_has_its_own_chunks() {
+    for version in [Version::V1_2, Version::V1_3, Version::V1_4] {
+        let suite = Suite { version, ..SUITE };
+        let mut pair = Pair {
+            responder: Responder::new(suite),
+            ..Pair::with(Config::new(3))
+        };
+        pair.responder.chunker.room = Some(60);
+        pair.responder.transfer_size = 60;
+        assert_eq!(everything(&mut pair), Ok(()), "{version:?}");
+        let chunker = &pair.responder.chunker;
+        assert!(chunker.answers > 4 && chunker.requests > 2, "{version:?}");
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! `responder` is a device that can be told to lie at any place. `carrier` bends bytes on their way,
 //! blindly and everywhere; `lies` is the table of lies that a device tells with a straight face,
-//! signed and sealed; `manners` is about order, refusals and limits. Scenario ids are those of the
+//! signed and sealed; `manners` is about order, refusals and
+//! limits; `chunks` about large messages; `records` and `sessions` about what follows what. Scenario ids are those of the
 //! project's list of scenarios.
 
 mod carrier;
@@ -14,5 +15,7 @@ mod chunks;
 mod identity;
 mod lies;
 mod manners;
+mod records;
 mod responder;
+mod sessions;
 mod suites;

@@ -4,7 +4,6 @@
 //! Order, refusals, retries and limits.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use tsm_spdm::crypto::sha384;
@@ -15,8 +14,7 @@ use tsm_spdm::{
     Phase,
 };
 
-use crate::identity::SUITE;
-use crate::responder::{Pair, Responder, error};
+use crate::responder::{Pair, error};
 
 const MEASURE: Operation = Operation::Measure {
     nonce: [3; 32],
@@ -409,29 +407,4 @@ fn cryptography_is_given_the_time_that_the_device_asked_for() {
     let (quick, slow) = timeouts.split_at(timeouts.len() - 3);
     assert!(quick.iter().all(|timeout| *timeout == 1000));
     assert!(slow.iter().all(|timeout| *timeout == 2049));
-}
-
-#[test]
-fn sessions_follow_each_other_and_none_repeats_a_record() {
-    // B13. One device, a requester for each session.
-    let mut responder = Responder::new(SUITE);
-    let mut records = BTreeSet::new();
-    for round in 0..20 {
-        let mut pair = Pair {
-            responder,
-            randoms: 3 * round,
-            ..Pair::new(false)
-        };
-        pair.establish().unwrap();
-        let mut out = [0; 4096];
-        let output = pair.begin_vendor(&[0, 1], &mut out).unwrap();
-        let Output::Send { len, .. } = output else {
-            panic!()
-        };
-        assert!(records.insert(out[..len].to_vec()));
-        pair.carry(output, &mut out).unwrap();
-        pair.operate(Operation::UpdateKeys).unwrap();
-        pair.operate(Operation::End).unwrap();
-        responder = pair.responder;
-    }
 }

@@ -78,7 +78,7 @@ pub struct Responder {
     vca: Transcript,
     m1: Transcript,
     session: Option<Session>,
-    randoms: u8,
+    randoms: u32,
 }
 
 impl Responder {
@@ -118,7 +118,7 @@ impl Responder {
 
     fn random(&mut self, bytes: &mut [u8]) {
         self.randoms = self.randoms.wrapping_add(1);
-        bytes.fill(self.randoms);
+        fill(bytes, self.randoms);
     }
 
     /// Answers what came over the wire.
@@ -467,6 +467,15 @@ fn record() -> (u8, Vec<u8>) {
     (2, record)
 }
 
+/// Fills bytes with what the `count`th draw from a source of entropy gives.
+fn fill(bytes: &mut [u8], count: u32) {
+    let values = count.to_le_bytes().into_iter().cycle();
+    bytes
+        .iter_mut()
+        .zip(values)
+        .for_each(|(byte, value)| *byte = value);
+}
+
 /// Makes an ERROR message.
 pub fn error(code: ErrorCode) -> Vec<u8> {
     let extended = match code {
@@ -504,7 +513,7 @@ pub struct Pair {
     /// What the host keeps.
     pub kept: [Vec<u8>; 3],
     /// What the source of entropy gave last.
-    pub randoms: u8,
+    pub randoms: u32,
 }
 
 impl Pair {
@@ -534,7 +543,7 @@ impl Pair {
         self.requester
             .step(input, out, &mut self.workspace, &mut |bytes| {
                 *randoms = randoms.wrapping_add(1);
-                bytes.fill(*randoms);
+                fill(bytes, *randoms);
                 Ok(())
             })
     }
