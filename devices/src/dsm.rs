@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use crate::crypto::NoEntropy;
 use crate::doe;
 use crate::event::{Event, Observer, SessionEnd, SessionId};
-use crate::fault::{FaultCount, FaultPlan, Injector, Occasion, Physical, Received};
-use crate::function::{FunctionSource, FunctionView, Layout};
+use crate::fault::{FaultCount, FaultPlan, Injector, Occasion, Physical, Received, What};
+use crate::function::{Function, FunctionSource, FunctionView, Layout};
+use crate::functions::{Functions, InterfaceView};
 use crate::ide_km::{StreamView, Streams};
 use crate::link::{LinkKeys, NoRootPort};
 use crate::spdm::{Application, Offer, Refusal, Responder, Settings};
-use crate::tdisp::{Interface, Surroundings, TdiState};
+use crate::tdisp::TdiState;
 use crate::{Identity, Measurements};
 
 /// First byte of a PCI-SIG vendor-defined payload.
@@ -35,16 +36,20 @@ pub struct Config {
     pub offer: Offer,
     /// Seconds between heartbeats that a requester owes; 0 for none.
     pub heartbeat_period: u8,
-    /// The fixed parts of the function.
+    /// The fixed parts of the first function.
     pub layout: Layout,
-    /// Where bus number and BARs are learnt from.
+    /// Where bus number and BARs of the first function are learnt from.
     pub function: Box<dyn FunctionSource>,
+    /// The other functions.
+    pub others: Vec<Function>,
     /// The other end of the link.
     pub link: Box<dyn LinkKeys>,
     /// Who hears of events.
     pub observer: Box<dyn Observer>,
     /// What goes wrong.
     pub faults: FaultPlan,
+    /// Whether sessions, keys and locks outlive the requester's connection to the socket.
+    pub keeps_state: bool,
 }
 
 impl Config {
@@ -61,9 +66,11 @@ impl Config {
             heartbeat_period: 0xf0,
             layout: Layout::QEMU_NVME,
             function: Box::new(function),
+            others: Vec::new(),
             link: Box::new(NoRootPort),
             observer: Box::new(|_: &Event| {}),
             faults: FaultPlan::default(),
+            keeps_state: false,
         })
     }
 }
@@ -75,8 +82,10 @@ pub struct State {
     pub sessions: Vec<(SessionId, bool)>,
     /// IDE streams that have keys.
     pub streams: Vec<StreamView>,
-    /// State of the interface.
+    /// State of the first function's interface.
     pub interface: TdiState,
+    /// All interfaces, the first one first.
+    pub interfaces: Vec<InterfaceView>,
     /// How often each fault of the plan was due, in the plan's order.
     pub faults: Vec<FaultCount>,
 }
@@ -87,13 +96,13 @@ pub struct Dsm {
     device: Device,
     /// Whether the device answers nothing.
     silent: bool,
+    keeps_state: bool,
 }
 
 /// What hangs on SPDM sessions.
 struct Device {
     streams: Streams,
-    interface: Interface,
-    function: Box<dyn FunctionSource>,
+    functions: Functions,
     link: Box<dyn LinkKeys>,
     observer: Box<dyn Observer>,
     faults: Injector,
@@ -115,6 +124,10 @@ impl Dsm {
     /// Makes a device as after power-on.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        let first = Function {
+            layout: config.layout,
+            source: config.function,
+        };
         Self {
             responder: Responder::new(Settings {
                 identity: config.identity,
@@ -124,14 +137,14 @@ impl Dsm {
             }),
             device: Device {
                 streams: Streams::default(),
-                interface: Interface::new(config.layout),
-                function: config.function,
+                functions: Functions::new(std::iter::once(first).chain(config.others)),
                 link: config.link,
                 observer: config.observer,
                 faults: Injector::new(config.faults),
                 unread: false,
             },
             silent: false,
+            keeps_state: config.keeps_state,
         }
     }
 
@@ -233,7 +246,7 @@ impl Dsm {
     }
 
     fn catch_up(&mut self, now: Instant) {
-        if self.device.function.take_reset() {
+        if self.device.functions.take_reset() {
             self.reset();
             self.note(Event::MachineReset);
         }
@@ -248,9 +261,33 @@ impl Dsm {
         self.responder.reset(&mut self.device);
         self.device.streams.forget(None);
         self.device.settle();
-        self.device.interface.reset();
+        self.device.functions.reset();
         self.device.faults.disconnect();
         self.silent = false;
+    }
+
+    /// Lets one fault happen to the device now. Returns whether it is one that can: lost sessions,
+    /// resets, a link that fails, a device that is gone or hangs, an unsolicited message.
+    pub fn inflict(&mut self, what: &What) -> bool {
+        let happens = self.device.faults.inflict(what);
+        self.device.unread = false;
+        self.suffer(None);
+        happens
+    }
+
+    /// Returns whether the device answers nothing: it was removed, or hangs.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Takes note that the requester left the socket.
+    pub(crate) fn disconnect(&mut self) {
+        self.happen(Occasion::Disconnect);
+        if !self.keeps_state {
+            self.reset();
+        }
+        self.note(Event::Disconnected);
     }
 
     /// Takes another fault plan; counts begin anew, and a device that was silent answers again.
@@ -267,10 +304,14 @@ impl Dsm {
     /// Returns the state of the device.
     #[must_use]
     pub fn state(&self) -> State {
+        let interfaces: Vec<InterfaceView> = self.device.functions.views().collect();
         State {
             sessions: self.responder.sessions().collect(),
             streams: self.device.streams.views().collect(),
-            interface: self.device.interface.state(),
+            interface: interfaces
+                .first()
+                .map_or(TdiState::Error, |first| first.state),
+            interfaces,
             faults: self.device.faults.counts().collect(),
         }
     }
@@ -293,8 +334,7 @@ impl Device {
     fn settle(&mut self) {
         let Self {
             streams,
-            interface,
-            function,
+            functions,
             link,
             observer,
             faults,
@@ -302,14 +342,13 @@ impl Device {
         } = self;
         let mut note = |event: Event| tell(observer.as_mut(), faults, &event);
         streams.exercise(link.as_mut(), &mut note);
-        let view = function.view();
-        interface.check(&mut note, |session, stream, locked| {
+        functions.check(&mut note, &|session, stream, locked, now| {
             if !streams.carries(stream, session) {
                 return Some("the stream is not secure any more");
             }
             // A view that was never taken says nothing; one that differs says that the host
             // moved or disabled what is locked.
-            view.is_some_and(|view| view != *locked)
+            now.is_some_and(|now| now != locked)
                 .then_some("the host changed the configuration of the function")
         });
     }
@@ -318,7 +357,7 @@ impl Device {
     fn suffer(&mut self, physical: Physical) {
         let mut note = |event: Event| self.observer.event(&event);
         match physical {
-            Physical::FunctionReset(_) => self.interface.function_reset(&mut note),
+            Physical::FunctionReset(rid) => self.functions.reset_function(rid, &mut note),
             Physical::LinkDown => self.streams.forget(None),
             _ => {}
         }
@@ -347,22 +386,20 @@ impl Application for Device {
         room: usize,
     ) -> Result<Vec<u8>, Refusal> {
         let (protocol, message) = payload.split_first().ok_or(Refusal::InvalidRequest)?;
-        let function = self.function.view();
-        let mut note = |event: Event| tell(self.observer.as_mut(), &mut self.faults, &event);
+        let Self {
+            streams,
+            functions,
+            observer,
+            faults,
+            ..
+        } = self;
+        let mut note = |event: Event| tell(observer.as_mut(), faults, &event);
         let answer = match *protocol {
             protocol::IDE_KM => {
-                let rid = function.and_then(|function| function.rid);
-                self.streams.handle(session, rid, message, &mut note)?
+                let rid = functions.first().and_then(|function| function.rid);
+                streams.handle(session, rid, message, &mut note)?
             }
-            protocol::TDISP => {
-                let around = Surroundings {
-                    session,
-                    function,
-                    streams: &self.streams,
-                    room: room - 1,
-                };
-                self.interface.handle(message, &around, &mut note)?
-            }
+            protocol::TDISP => functions.handle(message, session, streams, room - 1, &mut note)?,
             _ => return Err(Refusal::InvalidRequest),
         };
         Ok([&[*protocol][..], &answer].concat())
@@ -388,7 +425,7 @@ impl Application for Device {
     fn session_ended(&mut self, session: SessionId) {
         self.streams.forget(Some(session));
         let mut note = |event: Event| self.observer.event(&event);
-        self.interface.check(&mut note, |locked_by, _, _| {
+        self.functions.check(&mut note, &|locked_by, _, _, _| {
             (locked_by == session).then_some("the session that locked ended")
         });
     }

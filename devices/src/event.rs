@@ -39,7 +39,7 @@ pub enum SessionEnd {
 pub enum Event {
     /// A requester connected to the socket.
     Connected,
-    /// The requester is gone; everything is as after power-on.
+    /// The requester is gone; everything is as after power-on, unless the device keeps its state.
     Disconnected,
     /// The machine was reset; everything is as after power-on.
     MachineReset,
@@ -67,8 +67,10 @@ pub enum Event {
     StreamSecure(u8),
     /// An IDE stream is not secure any more.
     StreamInsecure(u8),
-    /// The interface changed its TDISP state.
+    /// An interface changed its TDISP state.
     Interface {
+        /// Place of its function in the device, counted from 0.
+        function: usize,
         /// State before.
         from: TdiState,
         /// State now.
@@ -105,7 +107,7 @@ impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected => out.write_str("requester connected"),
-            Self::Disconnected => out.write_str("requester gone, device reset"),
+            Self::Disconnected => out.write_str("requester gone"),
             Self::MachineReset => out.write_str("machine reset, device reset"),
             Self::Malformed(what) => write!(out, "malformed: {what}"),
             Self::Answered {
@@ -135,9 +137,12 @@ impl fmt::Display for Event {
             Self::SessionEnded(session, why) => write!(out, "session {session} ended: {why:?}"),
             Self::StreamSecure(stream) => write!(out, "stream {stream} secure"),
             Self::StreamInsecure(stream) => write!(out, "stream {stream} insecure"),
-            Self::Interface { from, to, cause } => {
-                write!(out, "interface {from} -> {to}: {cause}")
-            }
+            Self::Interface {
+                function,
+                from,
+                to,
+                cause,
+            } => write!(out, "interface {function} {from} -> {to}: {cause}"),
             Self::InterfaceRefused {
                 request,
                 error,

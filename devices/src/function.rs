@@ -3,6 +3,8 @@
 
 //! What the device knows about its PCI function: bus number and BARs as the host set them.
 
+use std::borrow::Cow;
+
 /// A memory BAR that decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
@@ -43,6 +45,14 @@ impl FunctionSource for FunctionView {
     }
 }
 
+/// One function of a device.
+pub struct Function {
+    /// The fixed parts.
+    pub layout: Layout,
+    /// Where bus number and BARs are learnt from.
+    pub source: Box<dyn FunctionSource>,
+}
+
 /// A BAR page with a purpose of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -55,7 +65,7 @@ pub struct Region {
 }
 
 /// The parts of the function that never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Number of MSI-X vectors.
     pub msix_vectors: u16,
@@ -63,9 +73,20 @@ pub struct Layout {
     pub msix_table: Region,
     /// The MSI-X pending bit array.
     pub msix_pending: Region,
+    /// Other parts of BARs, with the attributes that the report gives their range.
+    pub special: Cow<'static, [(Region, u16)]>,
+    /// INTERFACE_INFO of the report, but for bit 0.
+    pub info: u16,
+    /// LNR control and TPH control of the report.
+    pub notification: (u16, u32),
+    /// The device-specific part of the report.
+    pub device_specific: Cow<'static, [u8]>,
 }
 
 impl Layout {
+    /// DMA without PASID.
+    const PLAIN_DMA: u16 = 1 << 1;
+
     /// QEMU's NVMe controller with 64 queue pairs and 65 vectors, as it is by default.
     pub const QEMU_NVME: Self = Self {
         msix_vectors: 65,
@@ -79,5 +100,9 @@ impl Layout {
             offset: 0x3000,
             size: 0x1000,
         },
+        special: Cow::Borrowed(&[]),
+        info: Self::PLAIN_DMA,
+        notification: (0, 0),
+        device_specific: Cow::Borrowed(b"portcullis-nvme\0"),
     };
 }

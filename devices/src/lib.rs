@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod control;
 mod crypto;
 mod der;
 mod doe;
@@ -18,6 +19,7 @@ mod dsm;
 mod event;
 mod fault;
 mod function;
+mod functions;
 mod ide_km;
 mod kcu;
 mod link;
@@ -29,13 +31,15 @@ mod spdm;
 mod tdisp;
 
 pub use certificate::{FUNCTION_NAME, Identity, IdentityPlan};
+pub use control::{ControlListener, serve_control};
 pub use crypto::{Cipher, Exchange, Hash, NoEntropy, Signing};
 pub use dsm::{Config, Dsm, State};
 pub use event::{Event, Observer, SessionEnd, SessionId};
 pub use fault::{
     At, Fault, FaultCount, FaultPlan, Message, Occasion, Occurrence, PlanError, View, What,
 };
-pub use function::{Bar, FunctionSource, FunctionView, Layout, Region};
+pub use function::{Bar, Function, FunctionSource, FunctionView, Layout, Region};
+pub use functions::InterfaceView;
 pub use ide_km::StreamView;
 pub use kcu::KeyUnit;
 pub use link::{EndKeys, KEYS_PER_STREAM, KeySlot, LinkKey, LinkKeys, LinkStatus, NoRootPort};

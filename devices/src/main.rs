@@ -3,23 +3,42 @@
 
 //! `portcullis-dsm`: the device's security manager as a process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use tsm_devices::{
-    Bar, Cipher, Config, Dsm, Event, FaultPlan, FunctionView, Identity, IdentityPlan, KeyUnit,
-    MachineMonitor, Offer, Signing, Version, serve, start_clock,
+    Bar, Cipher, Config, ControlListener, Dsm, Event, FaultPlan, Function, FunctionView, Identity,
+    IdentityPlan, KeyUnit, Layout, MachineMonitor, Offer, Signing, Version, serve, serve_control,
+    start_clock,
 };
 
-/// Answers SPDM, IDE_KM and TDISP for a device behind a DOE mailbox.
+/// Answers SPDM, IDE_KM and TDISP for devices behind DOE mailboxes.
+///
+/// Faults on order and the control socket are described in docs/device.md.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    #[command(flatten)]
+    first: DeviceArguments,
+    /// Another device: its address, then options of a device as `name=value`, separated by commas.
+    #[arg(long, value_name = "HOST:PORT[,OPTION=VALUE]...", value_parser = parse_device)]
+    device: Vec<DeviceArguments>,
+    /// Logs each answered request, too.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// One device.
+#[derive(Clone, Parser)]
+struct DeviceArguments {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2323")]
     listen: SocketAddr,
@@ -35,6 +54,9 @@ struct Arguments {
     /// BAR 0 where there is no machine to ask.
     #[arg(long, value_name = "ADDRESS:SIZE", value_parser = parse_bar, conflicts_with = "qmp")]
     bar: Option<Bar>,
+    /// Another function of the device: requester id and BAR 0.
+    #[arg(long, value_name = "RID:ADDRESS:SIZE", value_parser = parse_function)]
+    function: Vec<FunctionView>,
     /// File of the key configuration unit that the machine maps, too.
     #[arg(long, value_name = "FILE")]
     kcu: Option<PathBuf>,
@@ -71,12 +93,30 @@ struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = 4096,
         value_parser = clap::value_parser!(u16).range(42..=0x1100))]
     transfer_size: u16,
-    /// What goes wrong, and where: see docs/device.md.
+    /// What goes wrong, and where: TOML.
     #[arg(long, value_name = "FILE")]
     fault_plan: Option<PathBuf>,
-    /// Logs each answered request, too.
+    /// Control socket: a path, or a port of this machine. Takes one JSON object a line, with
+    /// `command` one of state, reset, flr (`function`), link-down, lose-session, remove, hang,
+    /// load (`plan`), clear, quit.
+    #[arg(long, value_name = "PATH|PORT")]
+    control: Option<String>,
+    /// Keeps sessions, keys and locks when the requester leaves the socket.
     #[arg(long)]
-    verbose: bool,
+    keep_state: bool,
+}
+
+/// Reads another device: what the options of the first one are, on one line.
+fn parse_device(text: &str) -> Result<DeviceArguments, clap::Error> {
+    let mut words = vec!["--device".to_owned(), "--listen".to_owned()];
+    for (index, part) in text.split(',').enumerate() {
+        if index == 0 {
+            words.push(part.to_owned());
+        } else {
+            words.push(format!("--{part}"));
+        }
+    }
+    DeviceArguments::try_parse_from(words)
 }
 
 fn parse_number(text: &str) -> Result<u64> {
@@ -102,6 +142,14 @@ fn parse_bar(text: &str) -> Result<Bar> {
     Ok(bar)
 }
 
+fn parse_function(text: &str) -> Result<FunctionView> {
+    let (rid, bar) = text.split_once(':').context("expected RID:ADDRESS:SIZE")?;
+    Ok(FunctionView {
+        rid: Some(u16::try_from(parse_number(rid)?).context("a requester id has 16 bits")?),
+        bars: vec![parse_bar(bar)?],
+    })
+}
+
 fn fault_plan(path: &Path) -> Result<FaultPlan> {
     let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
     text.parse().with_context(|| format!("{}", path.display()))
@@ -113,30 +161,51 @@ fn main() -> Result<()> {
     let program = env::current_exe()
         .and_then(fs::read)
         .context("cannot read the own program")?;
-    let function = FunctionView {
-        rid: None,
-        bars: arguments.bar.into_iter().collect(),
+    let log = Log {
+        started: Instant::now(),
+        verbose: arguments.verbose,
     };
-    let mut config = Config::new(&program, function)?;
-    config.heartbeat_period = arguments.heartbeat;
-    config.offer = offer(&arguments)?;
-    config.identity = identity(&arguments)?;
-    if let Some(socket) = &arguments.qmp {
-        config.function = Box::new(MachineMonitor::watch(socket, arguments.qdev_id.as_deref()));
+    let (end, ended) = channel();
+    for (number, device) in [arguments.first]
+        .iter()
+        .chain(&arguments.device)
+        .enumerate()
+    {
+        start(number, device, &program, log, &end)?;
     }
-    if let Some(path) = &arguments.kcu {
-        let unit =
-            KeyUnit::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        config.link = Box::new(unit);
+    ended.recv().context("every device has failed")?
+}
+
+/// What goes to the standard error output.
+#[derive(Clone, Copy)]
+struct Log {
+    started: Instant,
+    verbose: bool,
+}
+
+impl Log {
+    /// Writes a line about the device with this number. The first one is the device, for others.
+    fn line(self, number: usize, text: &dyn Display) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        match number {
+            0 => eprintln!("[dsm {seconds:8.3}] {text}"),
+            _ => eprintln!("[dsm {seconds:8.3}] device {number}: {text}"),
+        }
     }
-    if let Some(path) = &arguments.fault_plan {
-        config.faults = fault_plan(path)?;
-    }
-    let started = Instant::now();
-    let verbose = arguments.verbose;
+}
+
+/// Makes a device and serves it on threads of its own, which say at `end` why they ended.
+fn start(
+    number: usize,
+    arguments: &DeviceArguments,
+    program: &[u8],
+    log: Log,
+    end: &Sender<Result<()>>,
+) -> Result<()> {
+    let mut config = configure(arguments, program)?;
     config.observer = Box::new(move |event: &Event| {
-        if verbose || !matches!(event, Event::Answered { .. }) {
-            eprintln!("[dsm {:8.3}] {event}", started.elapsed().as_secs_f64());
+        if log.verbose || !matches!(event, Event::Answered { .. }) {
+            log.line(number, event);
         }
     });
     let dsm = Dsm::new(config);
@@ -146,19 +215,67 @@ fn main() -> Result<()> {
     if let Some(path) = &arguments.listen_out {
         write(path, format!("{address}\n").as_bytes())?;
     }
-    eprintln!(
-        "[dsm {:8.3}] listening on {address}",
-        started.elapsed().as_secs_f64()
-    );
+    log.line(number, &format_args!("listening on {address}"));
     // Whoever waits for these files may connect as soon as they are there.
-    publish(&arguments, &dsm)?;
+    publish(arguments, &dsm)?;
     let dsm = Arc::new(Mutex::new(dsm));
     start_clock(&dsm);
-    serve(&listener, &dsm).context("the socket failed")
+    if let Some(place) = &arguments.control {
+        let listener = control_listener(place)?;
+        let (dsm, end) = (dsm.clone(), end.clone());
+        thread::spawn(move || {
+            let _ = end.send(serve_control(&listener, &dsm).context("the control socket failed"));
+        });
+    }
+    let end = end.clone();
+    thread::spawn(move || end.send(serve(&listener, &dsm).context("the socket failed")));
+    Ok(())
+}
+
+fn configure(arguments: &DeviceArguments, program: &[u8]) -> Result<Config> {
+    let function = FunctionView {
+        rid: None,
+        bars: arguments.bar.into_iter().collect(),
+    };
+    let mut config = Config::new(program, function)?;
+    config.heartbeat_period = arguments.heartbeat;
+    config.keeps_state = arguments.keep_state;
+    config.offer = offer(arguments)?;
+    config.identity = identity(arguments)?;
+    if let Some(socket) = &arguments.qmp {
+        config.function = Box::new(MachineMonitor::watch(socket, arguments.qdev_id.as_deref()));
+    }
+    for view in &arguments.function {
+        config.others.push(Function {
+            layout: Layout::QEMU_NVME,
+            source: Box::new(view.clone()),
+        });
+    }
+    if let Some(path) = &arguments.kcu {
+        let unit =
+            KeyUnit::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        config.link = Box::new(unit);
+    }
+    if let Some(path) = &arguments.fault_plan {
+        config.faults = fault_plan(path)?;
+    }
+    Ok(config)
+}
+
+fn control_listener(place: &str) -> Result<ControlListener> {
+    let cannot = || format!("cannot listen on {place}");
+    if let Ok(port) = place.parse::<u16>() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(cannot)?;
+        return Ok(ControlListener::Tcp(listener));
+    }
+    // A socket that a process left behind is in the way of the next one.
+    let _ = fs::remove_file(place);
+    let listener = UnixListener::bind(place).with_context(cannot)?;
+    Ok(ControlListener::Unix(listener))
 }
 
 /// Returns what the device offers in SPDM.
-fn offer(arguments: &Arguments) -> Result<Offer> {
+fn offer(arguments: &DeviceArguments) -> Result<Offer> {
     let post_quantum = matches!(arguments.suite, Signing::MlDsa65 | Signing::MlDsa87);
     let mut versions = arguments.spdm_version.clone();
     if versions.is_empty() {
@@ -180,7 +297,7 @@ fn offer(arguments: &Arguments) -> Result<Offer> {
 }
 
 /// Makes the device's keys and certificates.
-fn identity(arguments: &Arguments) -> Result<Identity> {
+fn identity(arguments: &DeviceArguments) -> Result<Identity> {
     let mut plan = IdentityPlan::new(arguments.suite)?;
     plan.slots = arguments.slots.clone();
     plan.slots.sort_unstable();
@@ -193,7 +310,7 @@ fn identity(arguments: &Arguments) -> Result<Identity> {
 }
 
 /// Writes what the guest's owner compares with.
-fn publish(arguments: &Arguments, dsm: &Dsm) -> Result<()> {
+fn publish(arguments: &DeviceArguments, dsm: &Dsm) -> Result<()> {
     if let Some(path) = &arguments.root_out {
         write(path, dsm.identity().root_certificate())?;
     }

@@ -7,17 +7,13 @@ use crate::function::{Bar, FunctionView, Layout};
 
 const PAGE: u64 = 4096;
 
-/// INTERFACE_INFO: no firmware update while locked; DMA without PASID.
+/// INTERFACE_INFO: no firmware update while locked.
 const NO_UPDATE: u16 = 1 << 0;
-const DMA_WITHOUT_PASID: u16 = 1 << 1;
 
 /// Range attributes.
 const MSIX_TABLE: u16 = 1 << 0;
 const MSIX_PENDING: u16 = 1 << 1;
 const NON_TEE: u16 = 1 << 2;
-
-/// Names the device in the device-specific part.
-const DEVICE_SPECIFIC: &[u8; 16] = b"portcullis-nvme\0";
 
 /// What LOCK_INTERFACE asked for, as far as the report shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +44,8 @@ pub(crate) fn build(function: &FunctionView, layout: &Layout, options: ReportOpt
                 .map(|range| (bar.index, range))
         })
         .collect();
-    let info = DMA_WITHOUT_PASID | if options.no_update { NO_UPDATE } else { 0 };
+    let no_update = if options.no_update { NO_UPDATE } else { 0 };
+    let info = layout.info & !NO_UPDATE | no_update;
     // Only the size of the table is fixed; whether vectors are enabled is the driver's business.
     let msix_control = if options.lock_msix {
         layout.msix_vectors.saturating_sub(1)
@@ -60,8 +57,9 @@ pub(crate) fn build(function: &FunctionView, layout: &Layout, options: ReportOpt
     report.extend(info.to_le_bytes());
     report.extend([0, 0]);
     report.extend(msix_control.to_le_bytes());
-    // No lightweight notification, no TPH requester.
-    report.extend([0; 6]);
+    let (notification, hints) = layout.notification;
+    report.extend(notification.to_le_bytes());
+    report.extend(hints.to_le_bytes());
     report.extend((ranges.len() as u32).to_le_bytes());
     for (bar, range) in ranges {
         let first = range.first.wrapping_add(options.mmio_offset) / PAGE;
@@ -70,20 +68,21 @@ pub(crate) fn build(function: &FunctionView, layout: &Layout, options: ReportOpt
         report.extend(range.attributes.to_le_bytes());
         report.extend(u16::from(bar).to_le_bytes());
     }
-    report.extend((DEVICE_SPECIFIC.len() as u32).to_le_bytes());
-    report.extend(DEVICE_SPECIFIC);
+    report.extend((layout.device_specific.len() as u32).to_le_bytes());
+    report.extend(&layout.device_specific[..]);
     report
 }
 
-/// Cuts a BAR into ranges: TEE memory, MSI-X table, pending bit array.
+/// Cuts a BAR into ranges: TEE memory, MSI-X table, pending bit array, other parts.
 fn split(bar: &Bar, layout: &Layout, lock_msix: bool) -> Vec<Range> {
     // TDISP: the MSI-X bits are set for what LOCK_INTERFACE locked. What is not locked stays with
     // the host, which makes it memory that no TEE may trust.
     let special = |bit| if lock_msix { bit } else { NON_TEE };
-    let mut cuts = [
+    let mut cuts = vec![
         (layout.msix_table, special(MSIX_TABLE)),
         (layout.msix_pending, special(MSIX_PENDING)),
     ];
+    cuts.extend(layout.special.iter());
     cuts.sort_by_key(|(region, _)| region.offset);
 
     let mut ranges = Vec::new();
@@ -98,7 +97,9 @@ fn split(bar: &Bar, layout: &Layout, lock_msix: bool) -> Vec<Range> {
     };
     let mut done = 0;
     for (region, attributes) in cuts {
-        if region.bar != bar.index || region.offset + region.size > bar.size {
+        let inside =
+            (done..=bar.size).contains(&region.offset) && region.size <= bar.size - region.offset;
+        if region.bar != bar.index || !inside {
             continue;
         }
         push(done, region.offset, 0);
@@ -112,7 +113,7 @@ fn split(bar: &Bar, layout: &Layout, lock_msix: bool) -> Vec<Range> {
 #[cfg(test)]
 mod tests {
     use super::{ReportOptions, build};
-    use crate::function::{Bar, FunctionView, Layout};
+    use crate::function::{Bar, FunctionView, Layout, Region};
 
     fn report(lock_msix: bool, mmio_offset: u64) -> Vec<u8> {
         let bars = vec![Bar {
@@ -164,6 +165,44 @@ mod tests {
         assert_eq!(range(&report, 1), (0x10002, 1, 4, 0));
         assert_eq!(range(&report, 2), (0x10003, 1, 4, 0));
         assert_eq!(report[4..6], [0, 0]);
+    }
+
+    #[test]
+    fn parts_of_the_bar_are_ranges_with_their_attributes() {
+        let part = |page: u64, attributes| {
+            let region = Region {
+                bar: 0,
+                offset: page * 0x1000,
+                size: 0x1000,
+            };
+            (region, attributes)
+        };
+        let parts: Vec<_> = (4..65).map(|page| part(page, 4 | 8)).collect();
+        let layout = Layout {
+            special: [parts, vec![part(5, 4), part(80, 4)]].concat().into(),
+            info: 0x1e,
+            notification: (7, 9),
+            ..Layout::QEMU_NVME
+        };
+        let bars = vec![Bar {
+            index: 0,
+            address: 0x1000_0000,
+            size: 0x41000,
+        }];
+        let options = ReportOptions {
+            no_update: false,
+            lock_msix: true,
+            mmio_offset: 0,
+        };
+        let view = FunctionView { rid: None, bars };
+        let report = build(&view, &layout, options);
+        // Registers, table, pending bits, and 61 parts; what overlaps or lies outside is none.
+        assert_eq!(
+            report[..16],
+            [0x1e, 0, 0, 0, 64, 0, 7, 0, 9, 0, 0, 0, 64, 0, 0, 0]
+        );
+        assert_eq!(range(&report, 63), (0x10040, 1, 0xc, 0));
+        assert_eq!(report.len(), 16 + 64 * 16 + 4 + 16);
     }
 
     #[test]

@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// A device that the server and its clock share.
 pub type SharedDsm = Arc<Mutex<Dsm>>;
 
-fn lock(dsm: &SharedDsm) -> MutexGuard<'_, Dsm> {
+pub(crate) fn lock(dsm: &SharedDsm) -> MutexGuard<'_, Dsm> {
     dsm.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,7 +53,8 @@ pub fn start_clock(dsm: &SharedDsm) {
     });
 }
 
-/// Serves connections one after the other; each begins with a device as after power-on.
+/// Serves connections one after the other; each begins with a device as after power-on, unless the
+/// device keeps its state.
 ///
 /// # Errors
 /// The listener cannot accept any more.
@@ -70,10 +71,7 @@ pub fn serve(listener: &TcpListener, dsm: &SharedDsm) -> io::Result<()> {
         drop(device);
         // However a connection ends, the next requester must be able to start.
         let _ = serve_connection(stream, dsm);
-        let mut device = lock(dsm);
-        device.happen(Occasion::Disconnect);
-        device.reset();
-        device.note(Event::Disconnected);
+        lock(dsm).disconnect();
     }
 }
 

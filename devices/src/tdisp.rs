@@ -146,12 +146,20 @@ enum Tdi {
     Error,
 }
 
-/// The function's one interface.
+/// The interface of one function.
 pub(crate) struct Interface {
+    /// The function's place in the device.
+    number: usize,
     layout: Layout,
     tdi: Tdi,
     /// The id that the first successful lock used, where the bus number is not known.
     adopted: Option<u16>,
+}
+
+/// Returns the requester id of the function that a TDISP message names.
+pub(crate) fn named_function(message: &[u8]) -> Option<u16> {
+    let header = message.first_chunk::<HEADER_SIZE>()?;
+    Some(u16::from_le_bytes([header[4], header[5]]))
 }
 
 /// What a request is judged by.
@@ -164,8 +172,9 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Interface {
-    pub(crate) fn new(layout: Layout) -> Self {
+    pub(crate) fn new(number: usize, layout: Layout) -> Self {
         Self {
+            number,
             layout,
             tdi: Tdi::ConfigUnlocked,
             adopted: None,
@@ -183,7 +192,19 @@ impl Interface {
 
     /// Goes back to the state after power-on.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new(self.layout);
+        self.tdi = Tdi::ConfigUnlocked;
+        self.adopted = None;
+    }
+
+    /// Returns the requester id that the interface answers to, where it is known. `function` is
+    /// what the function is now.
+    pub(crate) fn name(&self, function: Option<&FunctionView>) -> Option<u16> {
+        // While locked the function answers to the id that it was locked by.
+        let ours = match &self.tdi {
+            Tdi::ConfigLocked(lock, _) | Tdi::Run(lock) => lock.function.rid,
+            _ => function.and_then(|function| function.rid),
+        };
+        ours.or(self.adopted)
     }
 
     /// Moves a locked or running interface to ERROR if `broken` says why.
@@ -211,6 +232,7 @@ impl Interface {
         let from = self.state();
         self.tdi = tdi;
         note(Event::Interface {
+            function: self.number,
             from,
             to: self.state(),
             cause,
@@ -286,12 +308,8 @@ impl Interface {
         let rid = u16::from_le_bytes([header[4], header[5]]);
         let segment = header[6];
         let segment_valid = header[7] & 1 != 0;
-        // While locked the function answers to the id that it was locked by.
-        let ours = match &self.tdi {
-            Tdi::ConfigLocked(lock, _) | Tdi::Run(lock) => lock.function.rid,
-            _ => around.function.as_ref().and_then(|function| function.rid),
-        };
-        let elsewhere = ours.or(self.adopted).is_some_and(|ours| ours != rid);
+        let ours = self.name(around.function.as_ref());
+        let elsewhere = ours.is_some_and(|ours| ours != rid);
         if elsewhere || (segment_valid && segment != 0) {
             return Err(error::invalid_interface());
         }
@@ -395,6 +413,7 @@ impl Interface {
         };
         self.tdi = Tdi::Run(lock);
         note(Event::Interface {
+            function: self.number,
             from: TdiState::ConfigLocked,
             to: TdiState::Run,
             cause: "START_INTERFACE",

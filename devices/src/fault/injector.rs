@@ -160,18 +160,25 @@ impl Injector {
         });
     }
 
+    /// Lets a fault happen that waits for nothing. Returns whether it can.
+    pub(crate) fn inflict(&mut self, what: &What) -> bool {
+        if let What::Unsolicited(message) = what {
+            self.queue.push_back(doe::encode(doe::kind::SPDM, message));
+        } else if let Some(physical) = physical(what, None, None) {
+            self.physical.push(physical);
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// Takes note of an event.
     pub(crate) fn occasion(&mut self, occasion: Occasion) {
         for row in self.due(|fault| fault.at == At::Event(occasion)) {
             let what = self.rows[row].fault.what.clone();
-            if let What::Unsolicited(message) = &what {
-                self.queue.push_back(doe::encode(doe::kind::SPDM, message));
-            } else if let Some(physical) = physical(&what, None, None) {
-                self.physical.push(physical);
-            } else {
-                continue;
+            if self.inflict(&what) {
+                self.fired(row);
             }
-            self.fired(row);
         }
     }
 

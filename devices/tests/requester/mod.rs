@@ -96,10 +96,14 @@ impl Bench {
 
     /// A device with a connection up to algorithms and a known certificate chain.
     pub fn negotiated() -> Self {
-        let mut bench = Self::default();
-        bench.negotiate();
-        bench.chain = bench.read_chain(0x1000);
-        bench
+        Self::default().negotiate_all()
+    }
+
+    /// Goes on to a connection up to algorithms and a known certificate chain.
+    pub fn negotiate_all(mut self) -> Self {
+        self.negotiate();
+        self.chain = self.read_chain(0x1000);
+        self
     }
 
     pub fn state(&self) -> State {
