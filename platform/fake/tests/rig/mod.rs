@@ -16,8 +16,8 @@ use std::time::Duration;
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags};
 use tsm_devices::{
-    Bar, Config, Dsm, EndKeys, FaultPlan, FunctionSource, FunctionView, KEYS_PER_STREAM, LinkKey,
-    LinkKeys, LinkStatus, TdiState,
+    Bar, Config, Dsm, EndKeys, FaultPlan, Function, FunctionSource, FunctionView, KEYS_PER_STREAM,
+    LinkKey, LinkKeys, LinkStatus, TdiState,
 };
 use tsm_platform::{ConfigSpace, KeySlot, StreamId};
 use tsm_platform_fake::{
@@ -120,12 +120,18 @@ pub struct Rig {
 impl Rig {
     /// Boots a machine with a realm; nothing is connected.
     pub fn new() -> Self {
+        Self::with_functions(Vec::new())
+    }
+
+    /// Boots a machine whose device has `others` besides its first function.
+    pub fn with_functions(others: Vec<Function>) -> Self {
         let host = Host::activated();
         let (realm, vcpu) = guest(&host);
         let shared = Shared::default();
         let mut config = Config::new(b"firmware", FunctionView::default()).unwrap();
         config.function = Box::new(shared.clone());
         config.link = Box::new(shared.clone());
+        config.others = others;
         let pages = [(); 3].map(|()| host.pages(1));
         Self {
             dsm: Dsm::new(config),
