@@ -48,7 +48,7 @@ rows! {
         "{at = 'LOCK_INTERFACE_RESPONSE', what = 'swap', with = 'KP_ACK'}" => Session(Lock);
     /// D01
     an_answer_that_refuses_with_an_error_of_spdm:
-        "{at = 'LOCK_INTERFACE_REQUEST', what = 'error', code = 1}" => Session(Lock);
+        "{at = 'LOCK_INTERFACE_REQUEST', what = 'error', code = 1}" => Interface(Lock);
 
     /// D03
     a_start_whose_nonce_was_changed:

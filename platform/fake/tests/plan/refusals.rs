@@ -3,7 +3,7 @@
 
 //! A device that answers ERROR, at each step: B08.
 
-use crate::Outcome::{Completes, Refused, Session};
+use crate::Outcome::{Completes, Interface, Refused, Session};
 use crate::flow::Step::{Discover, Establish, Lock, Measure, Poll, Report, Start, Stream};
 use crate::rows;
 
@@ -58,7 +58,7 @@ rows! {
         "{at = 'FINISH', what = 'error', code = 5}" => Refused(Establish);
     /// B08
     an_error_without_a_reason_in_a_session:
-        "{at = 'GET_DEVICE_INTERFACE_REPORT', what = 'error', code = 5}" => Session(Report);
+        "{at = 'GET_DEVICE_INTERFACE_REPORT', what = 'error', code = 5}" => Interface(Report);
     /// B08
     a_record_that_the_device_claims_not_to_open:
         "{at = 'GET_MEASUREMENTS', nth = 2, what = 'error', code = 6}" => Session(Poll);
@@ -84,6 +84,15 @@ rows! {
     busy_once_at_the_finish: "{at = 'FINISH', what = 'busy'}" => Completes;
     /// B08
     busy_once_at_each_request_in_turn: "{at = 'SECURED_REQUEST', every = 2, what = 'busy'}" => Completes;
+    /// B08
+    not_ready_once_at_the_key_exchange:
+        "{at = 'KEY_EXCHANGE', what = 'not-ready', exponent = 4}" => Completes;
+    /// B08
+    not_ready_once_at_the_measurements:
+        "{at = 'GET_MEASUREMENTS', what = 'not-ready', exponent = 4}" => Completes;
+    /// B08
+    not_ready_once_at_the_lock:
+        "{at = 'LOCK_INTERFACE_REQUEST', what = 'not-ready', exponent = 4}" => Completes;
     /// B08
     an_unknown_error: "{at = 'GET_DIGESTS', what = 'error', code = 200}" => Refused(Discover);
 }
