@@ -20,7 +20,7 @@ use tsm_spdm::wire::pci_sig::tdisp::{
 };
 use tsm_spdm::{
     Error, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, PublicKey, Requester,
-    Slice, Workspace,
+    Slice, Source, Workspace,
 };
 use zeroize::Zeroizing;
 
@@ -196,7 +196,17 @@ impl Courier {
             .start_vendor(payload, &mut self.out, &mut self.workspace)
             .unwrap();
         match self.pump(output).unwrap() {
-            Outcome::Vendor { offset, len, .. } => self.answer[offset..offset + len].to_vec(),
+            Outcome::Vendor {
+                source,
+                offset,
+                len,
+            } => {
+                let bytes: &[u8] = match source {
+                    Source::Response => &self.answer,
+                    Source::Workspace => self.workspace.message(),
+                };
+                bytes[offset..offset + len].to_vec()
+            }
             other => panic!("a vendor exchange ended as {other:?}"),
         }
     }
@@ -509,6 +519,44 @@ fn every_version_and_suite_of_the_device_serves_the_firmware() {
         courier.lock();
         assert_eq!(courier.interface_state(), InterfaceState::ConfigLocked);
         assert_eq!(courier.run(Operation::End), Ok(Outcome::Ended), "{row}");
+    }
+}
+
+/// Large messages of either side in chunks, down to the smallest transfers that there are.
+#[test]
+fn a_device_with_small_transfers_serves_the_firmware_in_chunks() {
+    for version in [Version::V1_2, Version::V1_3, Version::V1_4] {
+        let mut fewest = usize::MAX;
+        for transfer_size in [42, 70, 256, 1024] {
+            let mut courier = Courier::with(|config| {
+                config.offer = Offer::suite(Signing::EcdsaP256, &[version]);
+                config.offer.transfer_size = transfer_size;
+                let plan = IdentityPlan::new(Signing::EcdsaP256).unwrap();
+                config.identity = Identity::new(&plan);
+            });
+            let row = format!("{version:?} {transfer_size}");
+            let exchanges =
+                to_locked(&mut courier).unwrap_or_else(|error| panic!("{row}: {error:?}"));
+            assert!(exchanges < fewest, "{row}");
+            fewest = exchanges;
+            let digests = *courier.requester.digests();
+            let kept = [
+                (digests.vca(), "vca"),
+                (digests.certificate(), "certificate"),
+                (digests.measurements(), "measurements"),
+            ];
+            for (digest, name) in kept {
+                assert_eq!(digest, Some(&sha384(&courier.cache[name])), "{row} {name}");
+            }
+            courier.program(KeySet::K0);
+            courier.lock();
+            // The device lets portions of a report fit one transfer.
+            if transfer_size >= 256 {
+                let report = courier.report(4000);
+                assert!(InterfaceReport::parse(&report).is_ok(), "{row}");
+            }
+            assert_eq!(courier.run(Operation::End), Ok(Outcome::Ended), "{row}");
+        }
     }
 }
 

@@ -23,7 +23,7 @@ const DATA_TRANSFER_SIZE: u32 = 4072;
 const _: () = assert!(DATA_TRANSFER_SIZE as usize + OVERHEAD == MAX_MESSAGE as usize);
 /// Records after which keys are updated, unless the caller wants it sooner. What is left before the
 /// limit is more than an operation takes, sent and fetched in the smallest chunks there are.
-pub(super) const UPDATE_AFTER: u64 = RECORD_LIMIT - 1024;
+pub(super) const UPDATE_AFTER: u64 = RECORD_LIMIT - 4096;
 /// A key update takes two records of the keys that it brings; others have to find room as well.
 pub(super) const LEAST_UPDATE_AFTER: u64 = 4;
 

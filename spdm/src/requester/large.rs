@@ -9,6 +9,7 @@
 use super::workspace::MAX_LARGE_MESSAGE;
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::chunk::{Chunk, ChunkGet, ChunkSendAck, MIN_TRANSFER_SIZE};
+use crate::wire::record::OVERHEAD;
 use crate::wire::{Code, Malformed, Version};
 
 /// A request that is on its way to the device.
@@ -121,6 +122,8 @@ pub(super) struct Fetching {
     received: usize,
     /// Bytes of the message, once the first chunk told.
     total: usize,
+    /// Bytes that each CHUNK_RESPONSE but the last has at least.
+    least: usize,
 }
 
 /// A chunk of an answer that was taken.
@@ -136,9 +139,11 @@ pub(super) struct Taken {
 }
 
 impl Fetching {
-    /// Begins with the answer that ERROR named.
-    pub(super) const fn new(handle: u8) -> Self {
+    /// Begins with the answer that ERROR named. A device may count what records add to a transfer.
+    pub(super) const fn new(handle: u8, is_secured: bool) -> Self {
+        let overhead = if is_secured { OVERHEAD } else { 0 };
         Self {
+            least: MIN_TRANSFER_SIZE.saturating_sub(overhead),
             handle,
             sequence: 0,
             received: 0,
@@ -180,12 +185,12 @@ impl Fetching {
         let end = at.saturating_add(chunk.data.len());
         let is_whole = end == self.total;
         // Each chunk but the last fills a transfer: that bounds their number.
-        let crumb = used < MIN_TRANSFER_SIZE && !is_whole;
+        let crumb = used < self.least && !is_whole;
         if end > self.total || chunk.last != is_whole || crumb || chunk.data.is_empty() {
             return Err(PeerMisbehaved::Chunk.into());
         }
         // What fits one transfer of any device is not sent in chunks.
-        if is_whole && self.total <= MIN_TRANSFER_SIZE {
+        if is_whole && self.total <= self.least {
             return Err(PeerMisbehaved::Chunk.into());
         }
         message

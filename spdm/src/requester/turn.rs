@@ -485,7 +485,7 @@ impl<K: KeyAgreement> Requester<K> {
             (_, Extended::Large { handle })
                 if is_sent && !once && self.shared.common.contains(Capabilities::CHUNK) =>
             {
-                self.exchange.turn = Turn::Fetch(Fetching::new(handle));
+                self.exchange.turn = Turn::Fetch(Fetching::new(handle, self.state.is_secured()));
                 Ok(Again::Transfer)
             }
             (code, _) => Err(self.refusal(code)),

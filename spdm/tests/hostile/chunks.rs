@@ -263,8 +263,8 @@ fn every_lie_about_chunks_is_found_and_named() {
         (
             "what would fit one transfer",
             |_, m| {
-                *m = vec![0x12, 6, LAST, 0x4c, 0, 0, 0, 0, 42, 0, 0, 0, 42, 0, 0, 0];
-                m.resize(16 + 42, 0);
+                *m = vec![0x12, 6, LAST, 0x4c, 0, 0, 0, 0, 18, 0, 0, 0, 18, 0, 0, 0];
+                m.resize(16 + 18, 0);
             },
             Fault::Chunk,
         ),
@@ -328,10 +328,10 @@ fn empty(message: &mut Vec<u8>, offset: usize) {
     message.truncate(offset);
 }
 
-/// Leaves a chunk one byte less than fills the smallest transfer.
+/// Leaves one byte in a chunk.
 fn crumb(message: &mut Vec<u8>, offset: usize) {
-    message[8] = 41 - offset as u8;
-    message.truncate(41);
+    message[8..12].copy_from_slice(&[1, 0, 0, 0]);
+    message.truncate(offset + 1);
 }
 
 #[test]
