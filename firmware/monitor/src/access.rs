@@ -26,7 +26,7 @@ impl Mediation {
     /// Returns none if it is not naturally aligned: such an access is not one of PCI.
     #[must_use]
     pub fn new(transfer: Transfer, offset: u64, value: u64) -> Option<Self> {
-        if offset & (u64::from(transfer.bytes) - 1) != 0 {
+        if !offset.is_multiple_of(u64::from(transfer.bytes)) {
             return None;
         }
         let rid = u16::try_from(offset >> 12).ok()?;
@@ -59,7 +59,7 @@ impl Mediation {
         }
         let width = self.width();
         let store = self.transfer.direction == Direction::Store;
-        let piece = self.value >> (8 * u32::from(self.done)) & ones(width);
+        let piece = self.value.wrapping_shr(bits(self.done)) & ones(width);
         let offset = u64::from(self.offset) + u64::from(self.done);
         let place = offset | (u64::from(width) << 16) | (u64::from(store) << 24);
         Some([u64::from(self.rid), place, if store { piece } else { 0 }])
@@ -71,9 +71,9 @@ impl Mediation {
         let width = self.width();
         if self.transfer.direction != Direction::Store {
             let value = if status == 0 { value } else { u64::MAX };
-            self.value |= (value & ones(width)) << (8 * u32::from(self.done));
+            self.value |= (value & ones(width)).wrapping_shl(bits(self.done));
         }
-        self.done += width;
+        self.done = self.done.saturating_add(width);
     }
 
     /// Returns what a load has brought, or what a store wrote.
@@ -87,8 +87,13 @@ impl Mediation {
     }
 }
 
+const fn bits(bytes: u8) -> u32 {
+    8 * bytes as u32
+}
+
+/// Returns the lowest 1 to 8 `bytes` bytes set.
 const fn ones(bytes: u8) -> u64 {
-    u64::MAX >> (64 - 8 * bytes as u32)
+    u64::MAX.wrapping_shr(64_u32.wrapping_sub(bits(bytes)))
 }
 
 #[cfg(test)]

@@ -127,11 +127,13 @@ impl Extend {
     /// Returns what a register holds after `bytes` bytes `value` were loaded.
     #[must_use]
     pub const fn apply(self, value: u64, bytes: u8) -> u64 {
-        let unused = 64 - 8 * bytes as u32;
+        // A shift by 64, of no bytes, is one by none.
+        let unused = 64_u32.wrapping_sub(8 * bytes as u32);
+        let high = value.wrapping_shl(unused);
         match self {
-            Self::Zero => value << unused >> unused,
-            Self::Sign32 => ((value << unused) as i64 >> unused) as u32 as u64,
-            Self::Sign64 => ((value << unused) as i64 >> unused) as u64,
+            Self::Zero => high.wrapping_shr(unused),
+            Self::Sign32 => (high as i64).wrapping_shr(unused) as u32 as u64,
+            Self::Sign64 => (high as i64).wrapping_shr(unused) as u64,
         }
     }
 }

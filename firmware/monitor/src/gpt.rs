@@ -173,10 +173,14 @@ impl Gpt {
             } else {
                 self.split(at)?;
                 let end = if next < top { next } else { top };
-                self.for_each(at, (end - at) >> GRANULE_SHIFT, |entry, mask| {
-                    write(entry, mask, gpi);
-                    Ok(())
-                })?;
+                self.for_each(
+                    at,
+                    end.saturating_sub(at) >> GRANULE_SHIFT,
+                    |entry, mask| {
+                        write(entry, mask, gpi);
+                        Ok(())
+                    },
+                )?;
             }
             at = next;
         }
@@ -256,9 +260,11 @@ impl Gpt {
             );
             for entry in table.0.iter().skip(entry_index(address)) {
                 let first = granule & 0xf;
-                let last = core::cmp::min(end - (granule - first), 16);
+                // The first granule of this entry; none of the subtractions can wrap.
+                let start = granule & !0xf;
+                let last = core::cmp::min(end.saturating_sub(start), 16);
                 work(entry, nibbles(first, last))?;
-                granule = granule - first + last;
+                granule = start.saturating_add(last);
                 if granule >= end {
                     break;
                 }
@@ -283,7 +289,10 @@ const fn entry_index(address: u64) -> usize {
 
 /// Returns a mask of the 4-bit fields from `first` up to, not including, `last`.
 const fn nibbles(first: u64, last: u64) -> u64 {
-    u64::MAX >> (64 - 4 * (last - first)) << (4 * first)
+    let count = last.saturating_sub(first) as u32;
+    u64::MAX
+        .wrapping_shr(64_u32.wrapping_sub(4 * count))
+        .wrapping_shl(4 * first as u32)
 }
 
 fn write(entry: &AtomicU64, mask: u64, gpi: Gpi) {

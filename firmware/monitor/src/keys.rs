@@ -77,8 +77,18 @@ impl Slot {
         STREAMS + self.stream as u32 * STREAM_SIZE
     }
 
+    /// Returns where the slots of the stream are. Nothing here wraps: 256 streams of a page each.
+    const fn slots(self) -> u32 {
+        self.stream_base().wrapping_add(SLOTS)
+    }
+
     const fn base(self) -> u32 {
-        self.stream_base() + SLOTS + self.index * SLOT_SIZE
+        let slot = self.index.wrapping_mul(SLOT_SIZE);
+        self.slots().wrapping_add(slot)
+    }
+
+    const fn control(self) -> u32 {
+        self.base().wrapping_add(CONTROL)
     }
 
     /// Checks that the stream is free or this port's.
@@ -113,28 +123,28 @@ pub fn program(
         return Err(KeyError::Argument);
     }
     slot.check_port(unit)?;
-    if unit.read(slot.base() + CONTROL) & GO != 0 {
+    if unit.read(slot.control()) & GO != 0 {
         return Err(KeyError::State);
     }
     unit.write(slot.stream_base() + PORT, IN_USE | u32::from(slot.port));
     let mut offset = slot.base();
     for word in key.into_iter().chain([iv[0]]) {
         unit.write(offset, word as u32);
-        unit.write(offset + 4, (word >> 32) as u32);
-        offset += 8;
+        unit.write(offset.wrapping_add(4), (word >> 32) as u32);
+        offset = offset.wrapping_add(8);
     }
-    unit.write(slot.base() + CONTROL, PROGRAMMED);
+    unit.write(slot.control(), PROGRAMMED);
     Ok(())
 }
 
 /// Starts using the key of a slot. It must be programmed; going twice is not an error.
 pub fn go(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
     slot.check_port(unit)?;
-    let control = unit.read(slot.base() + CONTROL);
+    let control = unit.read(slot.control());
     if control & PROGRAMMED == 0 {
         return Err(KeyError::State);
     }
-    unit.write(slot.base() + CONTROL, control | GO);
+    unit.write(slot.control(), control | GO);
     Ok(())
 }
 
@@ -142,10 +152,10 @@ pub fn go(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
 pub fn stop(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
     slot.check_port(unit)?;
     // First the control register, so that no half of a key is ever used.
-    unit.write(slot.base() + CONTROL, 0);
-    unit.zero(slot.base(), slot.base() + IFV + 8);
-    let slots = slot.stream_base() + SLOTS;
-    if (0..SLOTS_A_STREAM).all(|index| unit.read(slots + index * SLOT_SIZE + CONTROL) == 0) {
+    unit.write(slot.control(), 0);
+    unit.zero(slot.base(), slot.base().wrapping_add(IFV + 8));
+    let mut slots = (0..SLOTS_A_STREAM).map(|index| Slot { index, ..slot });
+    if slots.all(|slot| unit.read(slot.control()) == 0) {
         unit.write(slot.stream_base() + PORT, 0);
     }
     Ok(())

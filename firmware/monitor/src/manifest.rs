@@ -68,14 +68,19 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn push(&mut self, values: &[u64]) -> Result<u64, TooLarge> {
-        let end = self.used + values.len();
+        let end = self.used.checked_add(values.len()).ok_or(TooLarge)?;
         self.words
             .get_mut(self.used..end)
             .ok_or(TooLarge)?
             .copy_from_slice(values);
-        let address = self.base + 8 * self.used as u64;
+        let address = self.address(self.used);
         self.used = end;
         Ok(address)
+    }
+
+    /// Returns the address of a word. The page is inside memory, so nothing wraps.
+    const fn address(&self, word: usize) -> u64 {
+        self.base.wrapping_add((word as u64).wrapping_mul(8))
     }
 
     fn set(&mut self, index: usize, value: u64) {
@@ -87,11 +92,7 @@ impl Page<'_> {
     /// Writes count, pointer and checksum of the list at word `index`, whose array was pushed at
     /// word `start`.
     fn list(&mut self, index: usize, count: usize, start: usize) {
-        let pointer = if count == 0 {
-            0
-        } else {
-            self.base + 8 * start as u64
-        };
+        let pointer = if count == 0 { 0 } else { self.address(start) };
         let array = self.words.get(start..self.used).unwrap_or_default();
         let sum = array
             .iter()
@@ -138,13 +139,17 @@ fn root_complex(page: &mut Page, machine: &Machine) -> Result<(), TooLarge> {
     const PORT: usize = 2;
     let start = page.used;
     let count = machine.root_ports.len();
-    let ports = page.base + 8 * (start + 3) as u64;
-    let mappings = ports + 8 * (PORT * count) as u64;
+    let first = start.saturating_add(3);
+    let ports = page.address(first);
+    let mappings = first.saturating_add(count.saturating_mul(PORT));
     let port_list = if count == 0 { 0 } else { ports };
     // Segment 0 in the low half of the second word.
     page.push(&[machine.ecam, (count as u64) << 32, port_list])?;
     for (index, port) in machine.root_ports.iter().enumerate() {
-        page.push(&[u64::from(*port) | 1 << 32, mappings + 8 * index as u64])?;
+        page.push(&[
+            u64::from(*port) | 1 << 32,
+            page.address(mappings.saturating_add(index)),
+        ])?;
     }
     for _ in machine.root_ports {
         // Requester ids 0 up to 0xffff, offset 0, SMMU 0.

@@ -8,7 +8,7 @@
 //! says "assembly and test": the token has the right form and true measurements, and proves nothing
 //! about who made it.
 
-use minicbor::encode::write::{Cursor, EndOfSlice};
+use minicbor::encode::write::EndOfSlice;
 use minicbor::encode::{Encoder, Error, Write};
 use p384::ecdsa::signature::hazmat::PrehashSigner;
 use p384::ecdsa::{Signature, SigningKey};
@@ -98,7 +98,8 @@ fn encode_claims(
     let point = key.verifying_key().to_sec1_point(false);
     instance[1..].copy_from_slice(&Sha384::digest(point.as_bytes())[..32]);
 
-    let mut encoder = Encoder::new(Cursor::new(out));
+    let room = out.len();
+    let mut encoder = Encoder::new(out);
     encoder
         .map(8)?
         .u16(claim::PROFILE)?
@@ -120,7 +121,7 @@ fn encode_claims(
     for (name, value) in [("EL3", &measurements.monitor), ("RMM", &measurements.realm)] {
         encode_component(&mut encoder, name, value, &instance[1..])?;
     }
-    Ok(encoder.writer().position())
+    Ok(room.saturating_sub(encoder.writer().len()))
 }
 
 fn encode_component<W: Write>(
@@ -146,18 +147,20 @@ fn encode_component<W: Write>(
 /// Signs `["Signature1", protected, h'', claims]`.
 fn sign(key: &SigningKey, claims: &[u8]) -> Option<[u8; SIGNATURE_SIZE]> {
     let mut head = [0; 24];
-    let mut encoder = Encoder::new(Cursor::new(&mut head[..]));
+    let room = head.len();
+    let mut encoder = Encoder::new(&mut head[..]);
     encoder
         .array(4)
         .and_then(|e| e.str("Signature1"))
         .and_then(|e| e.bytes(PROTECTED))
         .and_then(|e| e.bytes(&[]))
         .ok()?;
-    let length = encoder.writer().position();
+    let length = room.saturating_sub(encoder.writer().len());
     let mut payload = [0; 8];
-    let mut encoder = Encoder::new(Cursor::new(&mut payload[..]));
+    let room = payload.len();
+    let mut encoder = Encoder::new(&mut payload[..]);
     encoder.bytes_len(claims.len() as u64).ok()?;
-    let prefix = encoder.writer().position();
+    let prefix = room.saturating_sub(encoder.writer().len());
     let digest = Sha384::new()
         .chain_update(head.get(..length)?)
         .chain_update(payload.get(..prefix)?)
@@ -168,7 +171,8 @@ fn sign(key: &SigningKey, claims: &[u8]) -> Option<[u8; SIGNATURE_SIZE]> {
 }
 
 fn encode_token(claims: &[u8], signature: &[u8], out: &mut [u8]) -> Result<usize, Full> {
-    let mut encoder = Encoder::new(Cursor::new(out));
+    let room = out.len();
+    let mut encoder = Encoder::new(out);
     encoder
         .tag(minicbor::data::Tag::new(SIGN1))?
         .array(4)?
@@ -176,7 +180,7 @@ fn encode_token(claims: &[u8], signature: &[u8], out: &mut [u8]) -> Result<usize
         .map(0)?
         .bytes(claims)?
         .bytes(signature)?;
-    Ok(encoder.writer().position())
+    Ok(room.saturating_sub(encoder.writer().len()))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Carver {
 
     /// Returns the bytes that are left.
     pub const fn left(&self) -> u64 {
-        self.top - self.next
+        self.top.saturating_sub(self.next)
     }
 }
 

@@ -166,7 +166,7 @@ impl Kinds {
         kind: Kind,
     ) -> Result<ExclusiveRange, MemoryError> {
         let bytes = self.bytes(range)?;
-        for (index, byte) in bytes.iter().enumerate() {
+        for (index, byte) in (0..bytes.len()).zip(bytes) {
             let outcome = byte.compare_exchange(
                 kind as u8,
                 Kind::Exclusive as u8,

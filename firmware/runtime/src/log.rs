@@ -68,9 +68,11 @@ mod logger {
     impl Stream {
         fn put(bytes: &mut [u8; CONSOLE_BYTES], length: &mut usize, data: &[u8]) {
             for byte in data {
-                bytes[*length] = *byte;
-                *length += 1;
-                if *length == CONSOLE_BYTES {
+                if let Some(place) = bytes.get_mut(*length) {
+                    *place = *byte;
+                }
+                *length = length.saturating_add(1);
+                if *length >= CONSOLE_BYTES {
                     Self::flush(bytes, length);
                 }
             }

@@ -93,13 +93,16 @@ impl Memory {
 
     /// Zeroes every granule of a range, all of them raw.
     pub fn zero_range(&self, range: GranuleRange) -> Result<(), MemoryError> {
-        let base = self.window.at(range.base(), range.top() - range.base());
+        let base = self.window.at(range.base(), range.bytes());
         let base = base.ok_or(MemoryError::NotOwned)?;
-        for (number, shared) in self.kinds.share_each(range, Kind::Raw)?.enumerate() {
+        let granules = self.kinds.share_each(range, Kind::Raw)?;
+        let mut page = base;
+        for shared in granules {
             let _shared = shared?;
             // SAFETY: as in `zero`: this granule of the range is raw while `_shared` lives, and the
             // window shows the whole range.
-            unsafe { arch::zero_granule(base.wrapping_add(number * SIZE)) };
+            unsafe { arch::zero_granule(page) };
+            page = page.wrapping_add(SIZE);
         }
         Ok(())
     }
@@ -266,7 +269,7 @@ impl Memory {
         let first = self.entries(granule, index, count)?;
         let _shared = self.kinds.share(granule, Kind::Table)?;
         // The iterator is not trusted to be as long as it says.
-        for (number, value) in values.take(count).enumerate() {
+        for (number, value) in (0..count).zip(values) {
             // SAFETY: as in `table_read`, of as many entries as were checked.
             let entry = unsafe { AtomicU64::from_ptr(first.wrapping_add(number)) };
             entry.store(value, Ordering::Relaxed);

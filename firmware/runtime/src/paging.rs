@@ -92,13 +92,14 @@ pub fn map(
     }
     let mut done = 0;
     while done < size {
-        let at = virt + done;
-        let pa = physical + done;
+        // Neither sum wraps: the ends were checked.
+        let at = virt.wrapping_add(done);
+        let pa = physical.wrapping_add(done);
         // Level 1 maps 1 GiB, level 2 maps 2 MiB, level 3 maps 4 KiB.
         let level = (1..3)
             .find(|level| {
                 let bytes = 1 << shift(*level);
-                (at | pa).is_multiple_of(bytes) && size - done >= bytes
+                (at | pa).is_multiple_of(bytes) && size.saturating_sub(done) >= bytes
             })
             .unwrap_or(3);
         let table = descend(frames, root, at, level)?;
@@ -108,13 +109,14 @@ pub fn map(
         }
         let kind = if level == 3 { TABLE_OR_PAGE } else { 0 };
         frames.write(table, index, pa | usage.attributes() | kind);
-        done += 1 << shift(level);
+        done = done.saturating_add(1 << shift(level));
     }
     Ok(())
 }
 
+/// Returns the address bits below the index of a table of `level`, 0 to 3.
 const fn shift(level: u32) -> u32 {
-    39 - 9 * level
+    9 * (3 - (level & 3)) + 12
 }
 
 const fn index(virt: u64, level: u32) -> usize {

@@ -138,11 +138,13 @@ impl Smmu {
 
     /// Writes all tables; the unit does not read them yet.
     fn fill(&self, holes: &[GranuleRange]) -> Result<(), PlatformError> {
-        for (number, table) in self.parts.tables.chunks(TABLE_ENTRIES).enumerate() {
+        let tables = self.parts.tables.chunks(TABLE_ENTRIES);
+        for (number, table) in (0..tables.len()).zip(tables) {
             let first = self.map.initial(number, 0);
             let last = self.map.initial(number, TABLE_ENTRIES - 1);
             // Almost every table maps 512 pages in a row.
-            let row = first != 0 && last == first + (TABLE_ENTRIES as u64 - 1) * GRANULE_SIZE;
+            let row =
+                first != 0 && last == first.wrapping_add((TABLE_ENTRIES as u64 - 1) * GRANULE_SIZE);
             let mut next = first;
             for (entry, word) in table.iter().enumerate() {
                 let value = if row {
@@ -236,8 +238,9 @@ impl Smmu {
     }
 
     fn write_table(&self, write: TableWrite) -> Result<(), PlatformError> {
-        let index = write.table * TABLE_ENTRIES + write.entry;
-        let place = self.parts.tables.get(index);
+        let first = write.table.checked_mul(TABLE_ENTRIES);
+        let index = first.and_then(|first| first.checked_add(write.entry));
+        let place = index.and_then(|index| self.parts.tables.get(index));
         place
             .ok_or(PlatformError::Refused)?
             .store(write.value, Ordering::Relaxed);
@@ -255,7 +258,7 @@ impl Smmu {
         for (place, word) in self.parts.commands.iter().skip(2 * index).zip(words) {
             place.store(word, Ordering::Relaxed);
         }
-        *producer = (*producer + 1) & (2 * WRAP - 1);
+        *producer = producer.wrapping_add(1) & (2 * WRAP - 1);
         arch::publish_to_device();
         unit.write(registers::CMDQ_PROD, *producer);
         Ok(())

@@ -107,10 +107,16 @@ impl GranuleRange {
         self.top
     }
 
+    /// Returns the number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.top.wrapping_sub(self.base)
+    }
+
     /// Returns the number of granules.
     #[must_use]
     pub const fn count(self) -> u64 {
-        (self.top - self.base) / GRANULE_SIZE
+        self.bytes() / GRANULE_SIZE
     }
 
     /// Returns whether `address` lies inside.
@@ -127,7 +133,9 @@ impl GranuleRange {
 
     /// Yields each granule in order.
     pub fn granules(self) -> impl Iterator<Item = Granule> {
-        (0..self.count()).map(move |index| Granule(self.base + index * GRANULE_SIZE))
+        // Fewer than 2^52: nothing wraps.
+        (0..self.count())
+            .map(move |index| Granule(self.base.wrapping_add(index.wrapping_mul(GRANULE_SIZE))))
     }
 }
 

@@ -47,7 +47,7 @@ const fn bits(numbers: &[u32]) -> u64 {
 
 /// Returns a 4-bit field of an identification register.
 const fn field(register: u64, low: u32) -> u64 {
-    register >> low & 0xf
+    register.wrapping_shr(low) & 0xf
 }
 
 /// The processor that runs this code.
@@ -115,7 +115,7 @@ impl Extensions {
             .map(|(bit, register, low, least)| (*bit, has(&(*register, *low, *least))));
         let present = common.into_iter().chain(rare);
         Some(Self(present.fold(0, |word, (bit, present)| {
-            word | u64::from(present) << bit
+            word | u64::from(present).wrapping_shl(bit)
         })))
     }
 
@@ -191,7 +191,8 @@ impl El3 {
 
     /// Sends a software interrupt of group 0 to the processor with affinity `affinity`.
     pub fn send_wake(&self, affinity: u64, interrupt: u64) {
-        let [level0, level1, level2, level3] = [0, 8, 16, 32].map(|low| affinity >> low & 0xff);
+        let [level0, level1, level2, level3] =
+            [0, 8, 16, 32].map(|low| affinity.wrapping_shr(low) & 0xff);
         let target =
             1 << (level0 & 0xf) | level1 << 16 | level2 << 32 | level3 << 48 | (level0 >> 4) << 44;
         dsb();
@@ -266,10 +267,10 @@ impl Processor for El3 {
 
     fn instruction(&self, spsr: u64, address: u64) -> Option<u32> {
         let physical = self.translate(spsr, address)?;
-        if physical >> self.host_bits != 0 || physical & 3 != 0 {
+        if physical.wrapping_shr(self.host_bits) != 0 || physical & 3 != 0 {
             return None;
         }
-        guarded_read(self.host_window + physical)
+        guarded_read(self.host_window.checked_add(physical)?)
     }
 
     fn exception_state(&self, level: Level, spsr: u64) -> State {

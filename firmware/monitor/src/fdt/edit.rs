@@ -40,7 +40,7 @@ const ENABLE_METHOD: u32 = 63;
 impl Fdt<'_> {
     /// Writes the edited tree to `out` and returns its size. It claims as much space as this one.
     pub fn edit(self, out: &mut [u8], edits: &Edits) -> Result<usize, FdtError> {
-        let structure_offset = HEADER + self.reservations.len();
+        let structure_offset = HEADER.saturating_add(self.reservations.len());
         let new_strings = u32::try_from(self.strings.len()).map_err(|_| FdtError::Space)?;
         let mut writer = Writer {
             out,
@@ -64,8 +64,8 @@ impl Fdt<'_> {
             VERSION,
             16,
             self.boot_processor,
-            as_word(size - strings_offset)?,
-            as_word(strings_offset - structure_offset)?,
+            as_word(size.saturating_sub(strings_offset))?,
+            as_word(strings_offset.saturating_sub(structure_offset))?,
         ];
         writer.used = 0;
         for field in header {
@@ -155,7 +155,7 @@ impl Writer<'_> {
     }
 
     fn pad(&mut self) -> Result<(), FdtError> {
-        let missing = padded(self.used) - self.used;
+        let missing = padded(self.used).saturating_sub(self.used);
         self.bytes([0; 3].get(..missing).unwrap_or_default())
     }
 
@@ -192,7 +192,9 @@ impl Writer<'_> {
             return Err(FdtError::Unsupported);
         }
         self.word(PROPERTY)?;
-        self.word(as_word(WINDOW * kept().count())?)?;
+        self.word(as_word(
+            kept().map(<[u8]>::len).fold(0, usize::saturating_add),
+        )?)?;
         self.word(name_offset)?;
         for window in kept() {
             let read = |offset| double(window, offset).ok_or(FdtError::Malformed);
@@ -221,7 +223,7 @@ impl Writer<'_> {
         self.bytes(name)?;
         let digits = (16 - address.leading_zeros() / 4).max(1);
         for digit in (0..digits).rev() {
-            let nibble = (address >> (4 * digit)) as u8 & 0xf;
+            let nibble = address.wrapping_shr(4 * digit) as u8 & 0xf;
             self.bytes(&[if nibble < 10 {
                 b'0' + nibble
             } else {

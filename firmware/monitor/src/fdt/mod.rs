@@ -64,7 +64,7 @@ fn word(bytes: &[u8], offset: usize) -> Option<u32> {
 }
 
 fn double(bytes: &[u8], offset: usize) -> Option<u64> {
-    Some(u64::from(word(bytes, offset)?) << 32 | u64::from(word(bytes, offset + 4)?))
+    Some(u64::from(word(bytes, offset)?) << 32 | u64::from(word(bytes, offset.checked_add(4)?)?))
 }
 
 fn string(bytes: &[u8], offset: usize) -> Option<&[u8]> {
@@ -73,7 +73,7 @@ fn string(bytes: &[u8], offset: usize) -> Option<&[u8]> {
 }
 
 const fn padded(length: usize) -> usize {
-    (length + 3) & !3
+    length.saturating_add(3) & !3
 }
 
 struct Tokens<'a> {
@@ -92,21 +92,22 @@ impl<'a> Tokens<'a> {
         let structure = self.fdt.structure;
         loop {
             let token = word(structure, self.offset)?;
-            self.offset += 4;
+            self.pass(4)?;
             match token {
                 NOP => {}
                 BEGIN_NODE => {
                     let name = string(structure, self.offset)?;
-                    self.offset += padded(name.len() + 1);
-                    self.depth += 1;
+                    self.pass(padded(name.len().saturating_add(1)))?;
+                    self.depth = self.depth.checked_add(1)?;
                     return Some(Some(Token::Begin(name)));
                 }
                 PROPERTY if self.depth > 0 => {
                     let length = word(structure, self.offset)? as usize;
-                    let name_offset = word(structure, self.offset + 4)?;
-                    self.offset += 8;
+                    self.pass(4)?;
+                    let name_offset = word(structure, self.offset)?;
+                    self.pass(4)?;
                     let value = structure.get(self.offset..self.offset.checked_add(length)?)?;
-                    self.offset += padded(length);
+                    self.pass(padded(length))?;
                     let name = string(self.fdt.strings, name_offset as usize)?;
                     return Some(Some(Token::Property {
                         name,
@@ -122,6 +123,11 @@ impl<'a> Tokens<'a> {
                 _ => return None,
             }
         }
+    }
+
+    fn pass(&mut self, bytes: usize) -> Option<()> {
+        self.offset = self.offset.checked_add(bytes)?;
+        Some(())
     }
 
     /// Passes the rest of the node that has just begun.
@@ -162,20 +168,18 @@ impl<'a> Fdt<'a> {
         };
         let rest = bytes.get(field(16)? as usize..).ok_or(FdtError::Header)?;
         // The list of reservations ends with an empty one.
-        let mut count = 0;
-        loop {
-            let entry = rest
-                .get(count * 16..count * 16 + 16)
-                .ok_or(FdtError::Header)?;
-            count += 1;
+        let mut end = 0_usize;
+        for entry in rest.chunks_exact(16) {
+            end = end.saturating_add(16);
             if entry.iter().all(|byte| *byte == 0) {
                 break;
             }
         }
+        let reservations = rest.get(..end).filter(|list| list.ends_with(&[0; 16]));
         Ok(Self {
             structure: block(field(8)?, field(36)?)?,
             strings: block(field(12)?, field(32)?)?,
-            reservations: rest.get(..count * 16).ok_or(FdtError::Header)?,
+            reservations: reservations.ok_or(FdtError::Header)?,
             total,
             boot_processor: field(28)?,
         })
@@ -211,7 +215,7 @@ impl<'a> Fdt<'a> {
                         (parent, name)
                     };
                     if tokens.depth == 3 && parent == b"cpus" && base_name(name) == b"cpu" {
-                        machine.processors += 1;
+                        machine.processors = machine.processors.saturating_add(1);
                     }
                 }
                 Token::Property {

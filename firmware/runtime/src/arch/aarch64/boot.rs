@@ -133,14 +133,15 @@ fn map_image(frames: &mut Identity<'_>, region_top: u64) -> Result<u64, CannotMa
         (symbol!(__image_end), region_top, Use::Data),
     ];
     for (base, end, usage) in parts {
-        paging::map(frames, root, base, base, end - base, usage)?;
+        let size = end.checked_sub(base).ok_or(CannotMap)?;
+        paging::map(frames, root, base, base, size, usage)?;
     }
+    let mut physical = symbol!(__stacks_start);
     for cpu in 0..MAX_CPUS as u64 {
         let virt = STACK_WINDOW + cpu * STACK_STRIDE;
-        let physical = symbol!(__stacks_start) + cpu * STACK_SIZE;
         paging::map(frames, root, virt, physical, STACK_SIZE, Use::Data)?;
+        physical = physical.checked_add(STACK_SIZE).ok_or(CannotMap)?;
     }
-    let physical = symbol!(__stacks_start) + MAX_CPUS as u64 * STACK_SIZE;
     let (base, size) = (isolation::BASE, isolation::SIZE);
     paging::map(frames, root, base, physical, size, Use::Data)?;
     Ok(root)
@@ -233,18 +234,14 @@ fn map(
     if base.checked_add(size).is_none_or(|end| end > WINDOW_SIZE) {
         return Err(BootStatus::ManifestDataError);
     }
-    paging::map(
-        &mut Identity(carver),
-        root,
-        window + base,
-        base,
-        size,
-        usage,
-    )
-    .map_err(|CannotMap| BootStatus::NoMemory)?;
+    let virt = window
+        .checked_add(base)
+        .ok_or(BootStatus::ManifestDataError)?;
+    paging::map(&mut Identity(carver), root, virt, base, size, usage)
+        .map_err(|CannotMap| BootStatus::NoMemory)?;
     // SAFETY: barriers have no other effect. They make the new entries usable.
     unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
-    Ok((window + base) as *mut u8)
+    Ok(virt as *mut u8)
 }
 
 /// Takes zeroed memory for `count` values for which zero is a value.
@@ -261,7 +258,7 @@ unsafe fn zeroed<T>(
         .checked_mul(size_of::<T>() as u64)
         .ok_or(BootStatus::NoMemory)?;
     let base = carver.take(size, align).ok_or(BootStatus::NoMemory)?;
-    for page in (base..base + size).step_by(GRANULE_SIZE as usize) {
+    for page in (base..base.saturating_add(size)).step_by(GRANULE_SIZE as usize) {
         // SAFETY: the memory is fresh from the carver and mapped at its physical address.
         unsafe { zero_granule(page as *mut u8) };
     }
@@ -276,7 +273,7 @@ fn keep<T, const N: usize>(
 ) -> Result<&'static [T], BootStatus> {
     let count = values.len();
     let base = carver
-        .take((count * size_of::<T>()) as u64, GRANULE_SIZE)
+        .take(size_of_val(values.as_slice()) as u64, GRANULE_SIZE)
         .ok_or(BootStatus::NoMemory)?;
     let base = base as *mut T;
     for (index, value) in values.into_iter().enumerate() {
@@ -298,7 +295,7 @@ fn build(carver: &mut Carver, root: u64, manifest: &Manifest) -> Result<Machine,
         spans.push(span).map_err(|_| BootStatus::Unknown)?;
     }
     for range in &manifest.dram {
-        let (base, size) = (range.base(), range.top() - range.base());
+        let (base, size) = (range.base(), range.bytes());
         map(carver, root, REALM_WINDOW, base, size, Use::Data)?;
         map(carver, root, HOST_WINDOW, base, size, Use::HostData)?;
     }
@@ -407,24 +404,29 @@ fn start_smmu(
 
 /// Returns the range from the first to the last byte of DRAM, and the gaps between its banks.
 fn cover(manifest: &Manifest) -> Result<(GranuleRange, Vec<GranuleRange, MOST>), BootStatus> {
-    let mut banks = manifest.dram.clone();
-    banks.sort_unstable_by_key(|bank| bank.base());
+    let by_base = |bank: &&GranuleRange| bank.base();
+    let banks = manifest.dram.iter();
+    let mut last = banks
+        .clone()
+        .min_by_key(by_base)
+        .ok_or(BootStatus::ManifestDataError)?;
+    let base = last.base();
     let mut holes = Vec::new();
-    for pair in banks.windows(2) {
-        if let [below, above] = pair
-            && let Some(hole) = GranuleRange::new(below.top(), above.base())
-        {
+    // Banks are disjoint, so the next one starts where the last one ends or later.
+    while let Some(next) = banks
+        .clone()
+        .filter(|bank| bank.base() >= last.top())
+        .min_by_key(by_base)
+    {
+        if let Some(hole) = GranuleRange::new(last.top(), next.base()) {
             holes
                 .push(hole)
                 .map_err(|_| BootStatus::ManifestDataError)?;
         }
+        last = next;
     }
-    let base = banks.first().map(|bank| bank.base());
-    let top = banks.last().map(|bank| bank.top());
-    base.zip(top)
-        .and_then(|(base, top)| GranuleRange::new(base, top))
-        .map(|all| (all, holes))
-        .ok_or(BootStatus::ManifestDataError)
+    let all = GranuleRange::new(base, last.top()).ok_or(BootStatus::ManifestDataError)?;
+    Ok((all, holes))
 }
 
 fn regions(carver: &mut Carver, manifest: &Manifest) -> Result<&'static [Region], BootStatus> {

@@ -132,7 +132,8 @@ fn set_range(range: GranuleRange, realm: bool) -> Result<(), (PlatformError, u64
         match FirmeStatus::from_word(code) {
             Some(FirmeStatus::Success) if done == 0 || done >= left => return Ok(()),
             Some(FirmeStatus::Success | FirmeStatus::Incomplete) if done != 0 => {
-                base += done.min(left) * GRANULE_SIZE;
+                // Not past the top of the range.
+                base = base.wrapping_add(done.min(left).wrapping_mul(GRANULE_SIZE));
                 attempts = ATTEMPTS;
             }
             Some(FirmeStatus::Incomplete | FirmeStatus::Busy) if attempts > 0 => attempts -= 1,

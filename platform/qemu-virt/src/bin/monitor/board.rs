@@ -231,15 +231,15 @@ impl Board for QemuVirt {
     }
 
     fn fetch(&self, offset: usize, out: &mut [u8]) {
-        for (offset, byte) in (offset as u64..).zip(out) {
-            *byte = shared_page().read_byte(offset);
+        for (index, byte) in out.iter_mut().enumerate() {
+            *byte = shared_page().read_byte(offset.wrapping_add(index) as u64);
         }
     }
 
     fn share(&self, offset: usize, data: &[u8]) {
         let page = shared_page();
-        for (offset, byte) in (offset as u64..).zip(data) {
-            page.write_byte(offset, *byte);
+        for (index, byte) in data.iter().enumerate() {
+            page.write_byte(offset.wrapping_add(index) as u64, *byte);
         }
         dsb();
     }

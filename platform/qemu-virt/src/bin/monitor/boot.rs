@@ -77,9 +77,9 @@ extern "C" fn monitor_boot(cpu: *mut Cpu) -> ! {
         layout
             .dram
             .iter()
-            .fold(0, |sum, bank| sum + (bank.size >> 20)),
+            .fold(0, |sum: u64, bank| sum.saturating_add(bank.size >> 20)),
         layout.hidden.is_some(),
-        read_register!("cntpct_el0") - began
+        read_register!("cntpct_el0").wrapping_sub(began)
     );
 
     set_ready(Some(base));
@@ -198,8 +198,10 @@ fn measure() -> Measurements {
     }
     // SAFETY: flash is mapped from address zero, read-only, to the end that the linker script says;
     // only the first word is left out, because a slice does not start at zero.
-    let monitor =
-        unsafe { slice::from_raw_parts(8 as *const u8, (&raw const __flash_end).addr() - 8) };
+    let monitor = unsafe {
+        let length = (&raw const __flash_end).addr().saturating_sub(8);
+        slice::from_raw_parts(8 as *const u8, length)
+    };
     Measurements::of(monitor, realm)
 }
 
@@ -242,11 +244,9 @@ fn make_layout(machine: &fdt::Machine, processors: usize) -> (Layout, Gpt) {
                 size: bank.top() - above,
             });
         }
-        let mut gib = bank.base >> 30 << 30;
-        while gib < bank.top() {
+        for gib in (bank.base >> 30 << 30..bank.top()).step_by(1 << 30) {
             // Memory beyond the last table stays the host's for good.
             let _full = gpt.split(gib);
-            gib += 1 << 30;
         }
     }
     if !machine
@@ -307,13 +307,13 @@ fn edit_tree(size: usize, layout: &Layout) {
 fn write_manifest(layout: &Layout) {
     let mut ports = [0; 8];
     let count = pci::root_ports(&mut ports);
-    let banks = layout.dram.iter().take_while(|bank| bank.size != 0).count();
+    let banks = layout.dram.split(|bank| bank.size == 0).next();
     let machine = manifest::Machine {
-        dram: &layout.dram[..banks],
+        dram: banks.unwrap_or_default(),
         device_memory: &[board::PCI_MMIO],
         smmu: board::SMMU.base,
         ecam: board::ECAM.base,
-        root_ports: &ports[..count],
+        root_ports: ports.get(..count).unwrap_or_default(),
     };
     let mut words = [0; manifest::WORDS];
     manifest::write(&mut words, QemuVirt::SHARED_PAGE, &machine).or_stop("manifest");

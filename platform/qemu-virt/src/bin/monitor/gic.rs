@@ -101,10 +101,10 @@ pub fn start(processors: usize) -> Option<()> {
     // Shared interrupts start at 32; each register has the groups of 32.
     let lines = u64::from(DISTRIBUTOR.read(GICD_TYPER) & 0x1f);
     for register in 1..=lines {
-        DISTRIBUTOR.write(GICD_IGROUPR + 4 * register, u32::MAX);
+        DISTRIBUTOR.write(GICD_IGROUPR.wrapping_add(register << 2), u32::MAX);
     }
-    for index in 0..processors {
-        let base = REDISTRIBUTORS + index as u64 * REDISTRIBUTOR_SIZE;
+    let redistributors = (REDISTRIBUTORS..REDISTRIBUTORS_END).step_by(REDISTRIBUTOR_SIZE as usize);
+    for base in redistributors.take(processors) {
         // SAFETY: this processor's redistributor, mapped as device memory; the host does not run yet.
         let redistributor = unsafe { Mmio::new(base, REDISTRIBUTOR_SIZE) };
         let waker = redistributor.read(GICR_WAKER);

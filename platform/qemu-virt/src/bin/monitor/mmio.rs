@@ -22,44 +22,55 @@ impl Mmio {
         Self { base, size }
     }
 
-    /// Returns the address of `bytes` bytes at `offset`.
-    fn at(self, offset: u64, bytes: u64) -> u64 {
-        assert!(offset.is_multiple_of(bytes) && offset < self.size);
-        self.base + offset
+    /// Returns the address of `bytes` bytes at `offset`, if that is aligned and they are in the range.
+    fn at(self, offset: u64, bytes: u64) -> Option<u64> {
+        let inside = bytes <= self.size && offset <= self.size.wrapping_sub(bytes);
+        let aligned = offset & bytes.wrapping_sub(1) == 0;
+        (inside && aligned).then(|| self.base.wrapping_add(offset))
     }
 
-    /// Reads 32 bits at an aligned offset.
+    /// Reads 32 bits at an aligned offset; all ones where there is nothing.
     pub fn read(self, offset: u64) -> u32 {
+        let Some(address) = self.at(offset, 4) else {
+            return u32::MAX;
+        };
         // SAFETY: `at` keeps the access inside the range that `new` was promised, and aligned.
-        unsafe { ptr::read_volatile(self.at(offset, 4) as *const u32) }
+        unsafe { ptr::read_volatile(address as *const u32) }
     }
 
-    /// Writes 32 bits at an aligned offset.
+    /// Writes 32 bits at an aligned offset, unless there is nothing.
     pub fn write(self, offset: u64, value: u32) {
-        // SAFETY: as in `read`.
-        unsafe { ptr::write_volatile(self.at(offset, 4) as *mut u32, value) }
+        if let Some(address) = self.at(offset, 4) {
+            // SAFETY: as in `read`.
+            unsafe { ptr::write_volatile(address as *mut u32, value) }
+        }
     }
 
     /// Zeroes `bytes` bytes at an offset, both multiples of eight.
     pub fn zero(self, offset: u64, bytes: u64) {
-        assert!(bytes.is_multiple_of(8) && bytes <= self.size - offset);
-        let first = self.at(offset, 8) as *mut u64;
-        for index in 0..bytes as usize / 8 {
-            // SAFETY: inside the range that `new` was promised, as checked above, and aligned.
-            unsafe { ptr::write_volatile(first.add(index), 0) }
+        for word in (offset..offset.saturating_add(bytes)).step_by(8) {
+            if let Some(address) = self.at(word, 8) {
+                // SAFETY: as in `read`.
+                unsafe { ptr::write_volatile(address as *mut u64, 0) }
+            }
         }
     }
 
-    /// Reads 8 bits.
+    /// Reads 8 bits; all ones where there is nothing.
     pub fn read_byte(self, offset: u64) -> u8 {
+        let Some(address) = self.at(offset, 1) else {
+            return u8::MAX;
+        };
         // SAFETY: as in `read`.
-        unsafe { ptr::read_volatile(self.at(offset, 1) as *const u8) }
+        unsafe { ptr::read_volatile(address as *const u8) }
     }
 
-    /// Writes 8 bits.
+    /// Writes 8 bits, unless there is nothing.
     pub fn write_byte(self, offset: u64, value: u8) {
-        // SAFETY: as in `read`.
-        unsafe { ptr::write_volatile(self.at(offset, 1) as *mut u8, value) }
+        if let Some(address) = self.at(offset, 1) {
+            // SAFETY: as in `read`.
+            unsafe { ptr::write_volatile(address as *mut u8, value) }
+        }
     }
 
     /// Polls a register until `done` accepts it; returns false if it does not within a bounded time.
