@@ -7,6 +7,7 @@
 //! a DOE mailbox, images, disks and the device process.
 
 mod book;
+mod code;
 mod command;
 mod dependencies;
 mod documents;
@@ -15,10 +16,12 @@ mod images;
 mod logs;
 mod machine;
 mod measure;
+mod panics;
 mod qemu;
 mod report;
 mod ring;
 mod sizes;
+mod stacks;
 mod suite;
 mod tidy;
 mod toolchain;
@@ -62,6 +65,10 @@ enum Action {
         #[arg(long)]
         check: bool,
     },
+    /// Counts the calls that panic and can be reached in the firmware's images.
+    Panics,
+    /// Prints how deep each stack of the firmware's images can get.
+    Stacks,
     /// Prints the sections of each image against their budget.
     Sizes,
     /// Counts the instructions of each call, with the reference and the goal beside.
@@ -166,6 +173,8 @@ fn act(action: Action) -> Result<()> {
         Action::Deps => dependencies::check(),
         Action::Tidy => tidy::check(),
         Action::Abi { check } => documents::abi(check),
+        Action::Panics => panics::check(),
+        Action::Stacks => stacks::check(),
         Action::Sizes => sizes::print(),
         Action::Bench(arguments) => measure::run(&arguments),
     }

@@ -15,7 +15,9 @@ use crate::qemu::{self, Qemu};
 use crate::report::Line;
 use crate::ring::{self, BARE, Outcome};
 use crate::toolchain::{self, AARCH64, X86_64};
-use crate::{Responder, TestArguments, book, dependencies, documents, evidence, tidy};
+use crate::{
+    Responder, TestArguments, book, dependencies, documents, evidence, panics, stacks, tidy,
+};
 
 /// Crates that compile for the host and for both bare targets.
 const PURE: &[&str] = &[
@@ -85,6 +87,8 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
         let qemu = qemu::find(arguments.qemu.qemu.as_deref())?;
         println!("-- on the machine ({})", qemu.describe());
         let device = build_all()?;
+        tally.check("calls that panic in the images", panics::report());
+        tally.check("stacks of the images", stacks::report(false));
         for (name, mode) in [
             ("on-target tests", Mode::Test),
             ("the whole flow", Mode::Flow),

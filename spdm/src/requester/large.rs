@@ -194,7 +194,8 @@ impl Fetching {
             return Err(PeerMisbehaved::Chunk.into());
         }
         message
-            .get_mut(at..end)
+            .get_mut(at..)
+            .and_then(|rest| rest.get_mut(..chunk.data.len()))
             .ok_or(PeerMisbehaved::Oversized)?
             .copy_from_slice(chunk.data);
         self.received = end;
