@@ -61,6 +61,26 @@ impl Image {
     }
 }
 
+/// Builds the TSM that fails on request, for tests; returns the bytes that are loaded.
+pub fn build_failing() -> Result<PathBuf> {
+    prepare()?;
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", AARCH64]);
+    build.args(["-p", "qemu-virt", "--bin", "tsm"]);
+    build.args(["--features", "isolation-tests"]);
+    // Apart from the images that are run and analyzed otherwise.
+    let place = target().join("failing");
+    loudly(build.arg("--target-dir").arg(&place)).context("the image for tests does not build")?;
+    let binary = place.join("tsm.bin");
+    quietly(
+        Command::new(tool("llvm-objcopy")?)
+            .args(["-O", "binary"])
+            .arg(place.join(AARCH64).join("release/tsm"))
+            .arg(&binary),
+    )?;
+    Ok(binary)
+}
+
 /// Builds all images and the device process; returns the path of the device process.
 pub fn build_all() -> Result<PathBuf> {
     prepare()?;

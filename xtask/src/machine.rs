@@ -47,12 +47,16 @@ pub enum Mode {
     Bench = 1,
     /// The on-target tests.
     Test = 2,
+    /// Cryptography of the TSM that fails.
+    Failing = 3,
 }
 
 /// How one run differs from another.
 pub struct Plan<'a> {
     /// What the host payload does.
     pub mode: Mode,
+    /// The TSM to load instead of the one that is shipped.
+    pub tsm: Option<&'a Path>,
     /// A responder that is already running.
     pub responder: Responder,
     /// Stop at reset and serve a debugger.
@@ -81,6 +85,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     };
     let plan = Plan {
         mode: Mode::Flow,
+        tsm: None,
         responder: arguments.responder.clone(),
         gdb: arguments.gdb,
         cpus: 2,
@@ -344,9 +349,11 @@ fn command_line(
     command.args(["-serial", "stdio", "-serial"]);
     command.arg(format!("file:{}", files.port.display()));
     for image in IMAGES {
+        let other = plan.tsm.filter(|_| image.name == "tsm");
+        let binary = other.map_or_else(|| image.binary(), Path::to_path_buf);
         match image.address {
-            None => command.arg("-bios").arg(image.binary()),
-            Some(address) => loader(command, &image.binary(), address),
+            None => command.arg("-bios").arg(binary),
+            Some(address) => loader(command, &binary, address),
         };
     }
     loader(command, &files.policy, 0x4e00_0000);

@@ -56,6 +56,7 @@ pub fn run(arguments: &QemuArguments) -> Result<()> {
     let mut silent = |_: &str, _: Option<&Line>| {};
     let plan = Plan {
         mode: Mode::Bench,
+        tsm: None,
         responder: Responder::default(),
         gdb: false,
         cpus: 1,

@@ -3,13 +3,14 @@
 
 //! Every test ring in one command, closed by one summary line.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::command::{cargo, quietly, target};
-use crate::images::build_all;
+use crate::images::{build_all, build_failing};
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
@@ -89,11 +90,13 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
         let device = build_all()?;
         tally.check("calls that panic in the images", panics::report());
         tally.check("stacks of the images", stacks::report(false));
-        for (name, mode) in [
-            ("on-target tests", Mode::Test),
-            ("the whole flow", Mode::Flow),
+        let failing = build_failing()?;
+        for (name, mode, tsm) in [
+            ("on-target tests", Mode::Test, None),
+            ("cryptography that fails", Mode::Failing, Some(&*failing)),
+            ("the whole flow", Mode::Flow, None),
         ] {
-            machine_tests(&mut tally, &qemu, &device, name, mode)?;
+            machine_tests(&mut tally, &qemu, &device, name, (mode, tsm))?;
         }
         let kept = target().join(format!("machine/test-{}/evidence", Mode::Flow as u32));
         let held = evidence::look(&kept, None, Vec::new()).and_then(|finding| {
@@ -165,9 +168,9 @@ fn rules(tally: &mut Tally) {
 fn machine_tests(
     tally: &mut Tally,
     qemu: &Qemu,
-    device: &std::path::Path,
+    device: &Path,
     name: &str,
-    mode: Mode,
+    (mode, tsm): (Mode, Option<&Path>),
 ) -> Result<()> {
     let mut show = |raw: &str, line: Option<&Line>| match line {
         Some(Line::Attack { .. } | Line::Check { .. } | Line::Verdict { .. }) | None => {
@@ -177,6 +180,7 @@ fn machine_tests(
     };
     let plan = Plan {
         mode,
+        tsm,
         responder: Responder::default(),
         gdb: false,
         cpus: 2,

@@ -19,6 +19,7 @@ mod image {
     mod doe;
     mod evidence;
     mod flow;
+    mod isolation;
     mod memory;
     mod pci;
     mod pdev;
@@ -41,6 +42,7 @@ mod image {
             0 => flow::run(),
             1 => bench::run(at_entry),
             2 => tests::run(),
+            3 => tests::run_isolated(),
             other => report::verdict(false, format_args!("mode {other} is not known")),
         }
     }

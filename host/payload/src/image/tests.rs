@@ -13,7 +13,7 @@ use super::board::{self, DONATED_TOP, OBJECTS, Page, REALM_DATA};
 use super::report::{self, check, verdict};
 use super::rmi::{self, Result, delegate, must, undelegate};
 use super::vectors::{self, is_granule_fault};
-use super::{cpus, flow, memory, pci};
+use super::{cpus, flow, isolation, memory, pci};
 
 /// Runs the tests and ends the machine.
 pub fn run() -> ! {
@@ -23,6 +23,19 @@ pub fn run() -> ! {
     registers_survive();
     let result = calls().and_then(|()| cpus::run()).and_then(|()| granules());
     match result {
+        Ok(()) => verdict(
+            report::failures() == 0,
+            format_args!("{} failed", report::failures()),
+        ),
+        Err(refused) => verdict(false, format_args!("{refused}")),
+    }
+}
+
+/// Runs the tests of an image that fails on request, and ends the machine.
+pub fn run_isolated() -> ! {
+    isolation::run();
+    registers_survive();
+    match calls().and_then(|()| granules()) {
         Ok(()) => verdict(
             report::failures() == 0,
             format_args!("{} failed", report::failures()),

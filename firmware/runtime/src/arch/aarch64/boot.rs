@@ -17,6 +17,8 @@ use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Pa, Rid};
 
 use super::cpu::{self, MAX_CPUS};
 use super::entry::{STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
+#[cfg(feature = "isolation-tests")]
+use super::isolation_tests;
 use super::{exception, isolation, monitor, zero_granule};
 use crate::carve::Carver;
 use crate::ecam::{ECAM_BYTES, Ecam};
@@ -456,6 +458,10 @@ extern "C" fn tsm_handle_call(frame: &mut [u64; 10]) {
     let results = match (MACHINE.get(), TSM.get()) {
         (Some(machine), Some(tsm)) if *function == el3::PORTCULLIS_CONFIG_ACCESS => {
             config_access(machine, tsm, arguments)
+        }
+        #[cfg(feature = "isolation-tests")]
+        (Some(machine), _) if *function == isolation_tests::FUNCTION => {
+            isolation_tests::run(machine, arguments[0])
         }
         (Some(machine), Some(tsm)) => tsm.host_call(machine, *function, arguments),
         _ => [RmiCode::NotSupported as u64, 0, 0, 0, 0, 0, 0, 0],

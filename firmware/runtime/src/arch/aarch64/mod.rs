@@ -10,6 +10,8 @@ mod entry;
 mod exception;
 mod guest;
 mod isolation;
+#[cfg(feature = "isolation-tests")]
+mod isolation_tests;
 mod monitor;
 mod random;
 mod translation;
