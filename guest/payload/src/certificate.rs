@@ -1,14 +1,15 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The device's certificate chain: P-384 with SHA-384 throughout, as SPDM negotiated it.
+//! The device's certificate chain, signed with any of the algorithms that a device may have.
 //!
 //! Validity dates are not checked: a guest has no clock that the host does not set.
 
-use p384::ecdsa::signature::Verifier;
-use p384::ecdsa::{Signature, VerifyingKey};
+use sha2::{Digest as _, Sha256};
 
+use crate::agreed::Hash;
 use crate::der::{Malformed, Reader, tag};
+use crate::key::{Algorithm, DeviceKey};
 use crate::{Digest, sha384};
 
 /// Most certificates in a chain.
@@ -35,9 +36,6 @@ impl From<Malformed> for Error {
     }
 }
 
-const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
-const SECP384R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
-const ECDSA_WITH_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
@@ -46,44 +44,14 @@ const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 const DIGITAL_SIGNATURE: u8 = 0x80;
 const KEY_CERT_SIGN: u8 = 0x04;
 
-/// A device's public key.
-#[derive(Clone, Debug)]
-pub struct DeviceKey {
-    key: VerifyingKey,
-    point: [u8; 97],
-}
-
-impl DeviceKey {
-    /// Returns the uncompressed point: 4, then both coordinates.
-    #[must_use]
-    pub const fn point(&self) -> &[u8; 97] {
-        &self.point
-    }
-
-    /// Returns whether `signature` (r, then s) is this key's over `message`, hashed with SHA-384.
-    #[must_use]
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        Signature::from_slice(signature)
-            .is_ok_and(|signature| self.key.verify(message, &signature).is_ok())
-    }
-
-    fn new(point: &[u8]) -> Result<Self, Malformed> {
-        let point = <[u8; 97]>::try_from(point).map_err(|_| Malformed)?;
-        if point[0] != 4 {
-            return Err(Malformed);
-        }
-        let key = VerifyingKey::from_sec1_bytes(&point).map_err(|_| Malformed)?;
-        Ok(Self { key, point })
-    }
-}
-
 /// What counts of one certificate.
 struct Certificate<'a> {
     to_be_signed: &'a [u8],
-    signature: [u8; 96],
+    algorithm: Algorithm,
+    signature: &'a [u8],
     issuer: &'a [u8],
     subject: &'a [u8],
-    key: DeviceKey,
+    key: DeviceKey<'a>,
     is_authority: bool,
     /// Certification authorities that may follow, if limited.
     path_length: Option<usize>,
@@ -96,8 +64,8 @@ impl<'a> Certificate<'a> {
         let mut parts = outer.sequence()?;
         outer.end()?;
         let to_be_signed = parts.expect(tag::SEQUENCE)?;
-        algorithm(parts.sequence()?)?;
-        let signature = signature(parts.expect(tag::BIT_STRING)?.bits()?)?;
+        let algorithm = Algorithm::read(parts.sequence()?)?;
+        let signature = parts.expect(tag::BIT_STRING)?.bits()?;
         parts.end()?;
 
         let mut fields = Reader::new(to_be_signed.content);
@@ -106,13 +74,17 @@ impl<'a> Certificate<'a> {
             return Err(Malformed);
         }
         fields.expect(tag::INTEGER)?;
-        algorithm(fields.sequence()?)?;
+        // RFC 5280, 4.1.1.2: what is signed names the same algorithm.
+        if Algorithm::read(fields.sequence()?)? != algorithm {
+            return Err(Malformed);
+        }
         let issuer = fields.expect(tag::SEQUENCE)?.whole;
         fields.expect(tag::SEQUENCE)?;
         let subject = fields.expect(tag::SEQUENCE)?.whole;
-        let key = public_key(fields.sequence()?)?;
+        let key = DeviceKey::read(fields.sequence()?)?;
         let mut this = Self {
             to_be_signed: to_be_signed.whole,
+            algorithm,
             signature,
             issuer,
             subject,
@@ -176,51 +148,22 @@ impl<'a> Certificate<'a> {
             && self.path_length.is_none_or(|limit| authorities <= limit)
     }
 
-    fn is_signed_by(&self, key: &DeviceKey) -> bool {
-        key.verifies(self.to_be_signed, &self.signature)
-    }
-}
-
-fn algorithm(mut fields: Reader<'_>) -> Result<(), Malformed> {
-    if fields.expect(tag::OBJECT_ID)?.content != ECDSA_WITH_SHA384 {
-        return Err(Malformed);
-    }
-    fields.end()
-}
-
-fn signature(bytes: &[u8]) -> Result<[u8; 96], Malformed> {
-    let mut outer = Reader::new(bytes);
-    let mut parts = outer.sequence()?;
-    outer.end()?;
-    let mut signature = [0; 96];
-    let (r, s) = signature.split_at_mut(48);
-    parts.expect(tag::INTEGER)?.unsigned(r)?;
-    parts.expect(tag::INTEGER)?.unsigned(s)?;
-    parts.end()?;
-    Ok(signature)
-}
-
-fn public_key(mut fields: Reader<'_>) -> Result<DeviceKey, Malformed> {
-    let mut algorithm = fields.sequence()?;
-    let is_ecdsa = algorithm.expect(tag::OBJECT_ID)?.content == EC_PUBLIC_KEY;
-    let is_p384 = algorithm.expect(tag::OBJECT_ID)?.content == SECP384R1;
-    algorithm.end()?;
-    let point = fields.expect(tag::BIT_STRING)?.bits()?;
-    fields.end()?;
-    if is_ecdsa && is_p384 {
-        DeviceKey::new(point)
-    } else {
-        Err(Malformed)
+    fn is_signed_by(&self, key: &DeviceKey<'_>) -> bool {
+        key.signed(self.algorithm, self.to_be_signed, self.signature)
     }
 }
 
 /// Checks the SPDM certificate chain structure `chain` (DSP0274, 10.6.1: length, digest of the
-/// root, certificates from the root down) against the digest of the root that the owner wants, and
-/// returns the device's key.
+/// root with the agreed `hash`, certificates from the root down) against the SHA-384 digest of the
+/// root that the owner wants, and returns the device's key.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn verify_chain(chain: &[u8], root: &Digest) -> Result<DeviceKey, Error> {
+pub fn verify_chain<'a>(
+    chain: &'a [u8],
+    root: &Digest,
+    hash: Hash,
+) -> Result<DeviceKey<'a>, Error> {
     let (head, rest) = chain.split_first_chunk::<4>().ok_or(Error::Malformed)?;
     let [low, high, 0, 0] = *head else {
         return Err(Error::Malformed);
@@ -228,10 +171,18 @@ pub fn verify_chain(chain: &[u8], root: &Digest) -> Result<DeviceKey, Error> {
     if usize::from(u16::from_le_bytes([low, high])) != chain.len() {
         return Err(Error::Malformed);
     }
-    let (stated_root, certificates) = rest.split_first_chunk::<48>().ok_or(Error::Malformed)?;
+    let digest_size = match hash {
+        Hash::Sha256 => 32,
+        Hash::Sha384 => 48,
+    };
+    let (stated_root, certificates) = rest.split_at_checked(digest_size).ok_or(Error::Malformed)?;
     let mut values = Reader::new(certificates);
     let first = values.expect(tag::SEQUENCE)?.whole;
-    if stated_root != root || sha384(first) != *root {
+    let states_first = match hash {
+        Hash::Sha256 => stated_root == Sha256::digest(first).as_slice(),
+        Hash::Sha384 => stated_root == sha384(first),
+    };
+    if !states_first || sha384(first) != *root {
         return Err(Error::Root);
     }
     let mut issuer = Certificate::parse(first)?;

@@ -1,18 +1,117 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+use ml_dsa::{MlDsa65, MlDsa87, MlDsaParams};
+use p384::ecdsa::SigningKey;
 use p384::ecdsa::signature::Signer;
-use p384::ecdsa::{Signature, SigningKey, VerifyingKey};
+use sha2::{Digest as _, Sha256};
 
-use super::{
-    BASIC_CONSTRAINTS, EC_PUBLIC_KEY, ECDSA_WITH_SHA384, Error, KEY_USAGE, SECP384R1, verify_chain,
-};
+use super::{BASIC_CONSTRAINTS, Error, KEY_USAGE, verify_chain};
+use crate::agreed::{Agreed, Hash};
 use crate::measurement::Measurements;
 use crate::{Digest, sha384};
 
 /// Returns a signing key that depends on `seed` (not zero) only.
 pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_slice(&[seed; 48]).unwrap()
+}
+
+fn p256_key(seed: u8) -> p256::ecdsa::SigningKey {
+    p256::ecdsa::SigningKey::from_slice(&[seed; 32]).unwrap()
+}
+
+fn lattice_key<P: MlDsaParams>(seed: u8) -> ml_dsa::SigningKey<P> {
+    ml_dsa::SigningKey::from_seed(&[seed; 32].into())
+}
+
+/// An algorithm of a test's certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    P256,
+    P384,
+    MlDsa65,
+    MlDsa87,
+}
+
+impl Kind {
+    /// Object identifiers of signature, key and, if there is one, curve.
+    fn identifiers(self) -> (&'static [u8], &'static [u8], Option<&'static [u8]>) {
+        const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+        const ML_DSA_65: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 18];
+        const ML_DSA_87: &[u8] = &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 19];
+        match self {
+            Self::P256 => (
+                &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+                EC,
+                Some(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]),
+            ),
+            Self::P384 => (
+                &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3],
+                EC,
+                Some(&[0x2b, 0x81, 4, 0, 0x22]),
+            ),
+            Self::MlDsa65 => (ML_DSA_65, ML_DSA_65, None),
+            Self::MlDsa87 => (ML_DSA_87, ML_DSA_87, None),
+        }
+    }
+
+    fn public(self, seed: u8) -> Vec<u8> {
+        match self {
+            Self::P256 => p256_key(seed)
+                .verifying_key()
+                .to_sec1_point(false)
+                .as_bytes()
+                .to_vec(),
+            Self::P384 => key(seed)
+                .verifying_key()
+                .to_sec1_point(false)
+                .as_bytes()
+                .to_vec(),
+            Self::MlDsa65 => lattice_key::<MlDsa65>(seed)
+                .expanded_key()
+                .verifying_key()
+                .encode()
+                .to_vec(),
+            Self::MlDsa87 => lattice_key::<MlDsa87>(seed)
+                .expanded_key()
+                .verifying_key()
+                .encode()
+                .to_vec(),
+        }
+    }
+
+    /// Signs; ECDSA gives r and s.
+    pub(crate) fn sign(self, seed: u8, context: &[u8], message: &[u8]) -> Vec<u8> {
+        fn lattice<P: MlDsaParams>(seed: u8, context: &[u8], message: &[u8]) -> Vec<u8> {
+            lattice_key::<P>(seed)
+                .expanded_key()
+                .sign_deterministic(message, context)
+                .unwrap()
+                .encode()
+                .to_vec()
+        }
+        match self {
+            Self::P256 => {
+                let signature: p256::ecdsa::Signature = p256_key(seed).sign(message);
+                signature.to_bytes().to_vec()
+            }
+            Self::P384 => {
+                let signature: p384::ecdsa::Signature = key(seed).sign(message);
+                signature.to_bytes().to_vec()
+            }
+            Self::MlDsa65 => lattice::<MlDsa65>(seed, context, message),
+            Self::MlDsa87 => lattice::<MlDsa87>(seed, context, message),
+        }
+    }
+
+    fn sign_certificate(self, seed: u8, content: &[u8]) -> Vec<u8> {
+        let signature = self.sign(seed, &[], content);
+        if matches!(self, Self::MlDsa65 | Self::MlDsa87) {
+            return signature;
+        }
+        let (r, s) = signature.split_at(signature.len() / 2);
+        value(0x30, &[integer(r), integer(s)].concat())
+    }
 }
 
 fn value(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -43,6 +142,7 @@ fn extension(id: &[u8], critical: bool, content: &[u8]) -> Vec<u8> {
 /// What differs between the certificates of a test.
 #[derive(Clone)]
 struct Plan {
+    kind: Kind,
     issuer: &'static str,
     subject: &'static str,
     signer: u8,
@@ -55,14 +155,12 @@ struct Plan {
 
 impl Plan {
     fn encode(&self) -> Vec<u8> {
-        let algorithm = value(0x30, &value(6, ECDSA_WITH_SHA384));
-        let point = VerifyingKey::from(&key(self.holder)).to_sec1_point(false);
+        let (signature_id, key_id, curve) = self.kind.identifiers();
+        let algorithm = value(0x30, &value(6, signature_id));
+        let curve = curve.map_or(vec![], |curve| value(6, curve));
         let public_key = [
-            value(
-                0x30,
-                &[value(6, EC_PUBLIC_KEY), value(6, SECP384R1)].concat(),
-            ),
-            value(3, &[&[0], point.as_bytes()].concat()),
+            value(0x30, &[value(6, key_id), curve].concat()),
+            value(3, &[&[0], &self.kind.public(self.holder)[..]].concat()),
         ]
         .concat();
         let mut constraints = vec![];
@@ -89,16 +187,15 @@ impl Plan {
         ]
         .concat();
         let to_be_signed = value(0x30, &to_be_signed);
-        let signature: Signature = key(self.signer).sign(&to_be_signed);
-        let bytes = signature.to_bytes();
-        let pair = [integer(&bytes[..48]), integer(&bytes[48..])].concat();
-        let signature = value(3, &[&[0], &value(0x30, &pair)[..]].concat());
+        let signature = self.kind.sign_certificate(self.signer, &to_be_signed);
+        let signature = value(3, &[&[0], &signature[..]].concat());
         value(0x30, &[to_be_signed, algorithm, signature].concat())
     }
 }
 
 fn plans() -> [Plan; 3] {
     let root = Plan {
+        kind: Kind::P384,
         issuer: "root",
         subject: "root",
         signer: 1,
@@ -141,27 +238,75 @@ pub(crate) fn good_chain() -> (Vec<u8>, Digest) {
     chain_of(&plans())
 }
 
+/// The same with certificates and keys of another kind.
+pub(crate) fn good_chain_of(kind: Kind) -> (Vec<u8>, Digest) {
+    chain_of(&plans().map(|plan| Plan { kind, ..plan }))
+}
+
 fn refusal(plans: &[Plan]) -> Option<Error> {
     let (chain, root) = chain_of(plans);
-    verify_chain(&chain, &root).err()
+    verify_chain(&chain, &root, Hash::Sha384).err()
 }
 
 #[test]
 fn a_good_chain_yields_the_devices_key() {
     let (chain, root) = good_chain();
-    let found = verify_chain(&chain, &root).unwrap();
-    let point = VerifyingKey::from(&key(3)).to_sec1_point(false);
-    assert_eq!(found.point(), point.as_bytes());
+    let found = verify_chain(&chain, &root, Hash::Sha384).unwrap();
+    assert_eq!(found.bytes(), Kind::P384.public(3));
+}
+
+#[test]
+fn a_chain_of_any_algorithm_yields_the_devices_key() {
+    for kind in [Kind::P256, Kind::MlDsa65, Kind::MlDsa87] {
+        let (chain, root) = good_chain_of(kind);
+        let found = verify_chain(&chain, &root, Hash::Sha384).unwrap();
+        assert_eq!(found.bytes(), kind.public(3));
+        for index in 0..3 {
+            let mut plans = plans().map(|plan| Plan { kind, ..plan });
+            plans[index].signer = 9;
+            assert_eq!(refusal(&plans), Some(Error::Signature), "{kind:?} {index}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_signed_with_another_algorithm_than_its_issuers_is_refused() {
+    for kind in [Kind::P256, Kind::MlDsa87] {
+        let mut plans = plans();
+        plans[2].kind = kind;
+        assert_eq!(refusal(&plans), Some(Error::Signature), "{kind:?}");
+    }
+}
+
+#[test]
+fn the_chain_states_its_root_with_the_agreed_hash() {
+    let (chain, root) = good_chain();
+    assert!(verify_chain(&chain, &root, Hash::Sha256).is_err());
+    let body = &chain[52..];
+    let length = usize::from(u16::from_be_bytes([body[2], body[3]])) + 4;
+    let stated = Sha256::digest(&body[..length]);
+    let size = ((36 + body.len()) as u16).to_le_bytes();
+    let mut short = [&size[..], &[0, 0], &stated, body].concat();
+    assert!(verify_chain(&short, &root, Hash::Sha256).is_ok());
+    short[4] ^= 1;
+    let refused = verify_chain(&short, &root, Hash::Sha256);
+    assert_eq!(refused.err(), Some(Error::Root));
 }
 
 #[test]
 fn another_root_is_refused() {
     let (chain, mut root) = good_chain();
     root[0] ^= 1;
-    assert_eq!(verify_chain(&chain, &root).err(), Some(Error::Root));
+    assert_eq!(
+        verify_chain(&chain, &root, Hash::Sha384).err(),
+        Some(Error::Root)
+    );
     let (mut chain, root) = good_chain();
     chain[10] ^= 1;
-    assert_eq!(verify_chain(&chain, &root).err(), Some(Error::Root));
+    assert_eq!(
+        verify_chain(&chain, &root, Hash::Sha384).err(),
+        Some(Error::Root)
+    );
 }
 
 #[test]
@@ -215,16 +360,19 @@ fn an_unknown_critical_extension_is_refused() {
 fn damaged_chains_are_refused_without_a_crash() {
     let (chain, root) = good_chain();
     for end in 0..chain.len() {
-        assert!(verify_chain(&chain[..end], &root).is_err());
+        assert!(verify_chain(&chain[..end], &root, Hash::Sha384).is_err());
     }
     let mut long = chain.clone();
     long.extend([0x30, 0]);
-    assert!(verify_chain(&long, &root).is_err());
+    assert!(verify_chain(&long, &root, Hash::Sha384).is_err());
     // Every byte is under a digest, a signature, or the chain's own length.
     for index in (0..chain.len()).step_by(7) {
         let mut damaged = chain.clone();
         damaged[index] ^= 0x40;
-        assert!(verify_chain(&damaged, &root).is_err(), "byte {index}");
+        assert!(
+            verify_chain(&damaged, &root, Hash::Sha384).is_err(),
+            "byte {index}"
+        );
     }
 }
 
@@ -237,14 +385,15 @@ fn captured_evidence_of_another_device_is_accepted() {
     let chain = captured_chain(&messages);
     let length = usize::from(u16::from_be_bytes([chain[54], chain[55]])) + 4;
     let root = sha384(&chain[52..52 + length]);
-    let device = verify_chain(&chain, &root).unwrap();
+    let device = verify_chain(&chain, &root, Hash::Sha384).unwrap();
 
     let vca = messages[..6].concat();
     let last = messages
         .iter()
         .rposition(|message| message.starts_with(&[0x12, 0x60]))
         .unwrap();
-    let measurements = Measurements::parse(&messages[last]).unwrap();
+    let agreed = Agreed::read(&vca).unwrap();
+    let measurements = Measurements::parse(&messages[last], agreed, &device).unwrap();
     let request = &messages[last - 1];
     let nonce: [u8; 32] = request[4..36].try_into().unwrap();
     let verdict = measurements.verify_signature(&vca, &nonce, request[36], &device);

@@ -6,7 +6,7 @@
 use tsm_abi::rmi::HashAlgorithm;
 use tsm_abi::rsi::{DeviceState, FORMAT_TDISP, VdevInfo};
 
-use crate::certificate::DeviceKey;
+use crate::key::DeviceKey;
 use crate::{Digest, sha384};
 
 /// Why the evidence is refused.
@@ -105,8 +105,8 @@ pub fn verify_digest(stated: &[u8; 64], object: &[u8]) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// [`Refusal::Key`].
-pub fn verify_key(info: &VdevInfo, key: &DeviceKey) -> Result<(), Refusal> {
-    if padded(&sha384(key.point())) == info.pubkey_digest {
+pub fn verify_key(info: &VdevInfo, key: &DeviceKey<'_>) -> Result<(), Refusal> {
+    if padded(&sha384(key.bytes())) == info.pubkey_digest {
         Ok(())
     } else {
         Err(Refusal::Key)
@@ -132,6 +132,7 @@ mod tests {
         Nonces, Refusal, padded, verify_current, verify_digest, verify_fetched, verify_key,
         verify_state,
     };
+    use crate::agreed::Hash;
     use crate::certificate::tests::good_chain;
     use crate::certificate::verify_chain;
     use crate::sha384;
@@ -196,10 +197,10 @@ mod tests {
     #[test]
     fn a_key_that_the_session_does_not_use_is_refused() {
         let (chain, root) = good_chain();
-        let key = verify_chain(&chain, &root).unwrap();
+        let key = verify_chain(&chain, &root, Hash::Sha384).unwrap();
         let mut info = info(DeviceState::Locked, [1, 1, 1]);
         assert_eq!(verify_key(&info, &key), Err(Refusal::Key));
-        info.pubkey_digest = padded(&sha384(key.point()));
+        info.pubkey_digest = padded(&sha384(key.bytes()));
         assert_eq!(verify_key(&info, &key), Ok(()));
     }
 }

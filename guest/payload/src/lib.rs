@@ -21,9 +21,11 @@
     )
 )]
 
+pub mod agreed;
 pub mod certificate;
 pub mod claims;
 mod der;
+pub mod key;
 pub mod measurement;
 pub mod policy;
 pub mod report;

@@ -3,6 +3,7 @@
 
 //! Fetching evidence and judging it.
 
+use guest_payload::agreed::Agreed;
 use guest_payload::certificate;
 use guest_payload::claims::{self, Nonces};
 use guest_payload::measurement::Measurements;
@@ -17,7 +18,7 @@ use super::report::{Result, check, judge, step};
 use super::{random, rhi, rsi};
 
 /// Largest object that is fetched, in bytes.
-const MOST_BYTES: usize = 0x4000;
+const MOST_BYTES: usize = 0x8000;
 /// Measurement block of the device's firmware.
 const FIRMWARE_BLOCK: u8 = 1;
 
@@ -147,12 +148,16 @@ pub fn collect<'a>(
         &mut objects.report,
     )?;
 
+    let agreed = judge("negotiation-form", Agreed::read(vca))?;
     let key = judge(
         "certificate-chain",
-        certificate::verify_chain(chain, &policy.root),
+        certificate::verify_chain(chain, &policy.root, agreed.hash),
     )?;
     judge("session-key", claims::verify_key(&info, &key))?;
-    let measurements = judge("measurement-form", Measurements::parse(measurements))?;
+    let measurements = judge(
+        "measurement-form",
+        Measurements::parse(measurements, agreed, &key),
+    )?;
     let slot = u8::try_from(info.cert_id.get()).unwrap_or(u8::MAX);
     judge(
         "measurement-signature",
