@@ -7,7 +7,7 @@ use std::env;
 use std::path::Path;
 
 const LOAD_ADDRESS: &str = "0x0";
-const STACK_SIZE: &str = "0x40000";
+const STACK_SIZE: &str = "0x80000";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

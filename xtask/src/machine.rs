@@ -124,7 +124,7 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     let (process, endpoint) = match &plan.responder.dsm {
         Some(address) => (None, address.clone()),
         None => {
-            let (process, endpoint) = start_device(device, &files)?;
+            let (process, endpoint) = start_device(device, &files, &plan.responder)?;
             (Some(process), endpoint)
         }
     };
@@ -294,10 +294,17 @@ fn disk(seed: u8) -> Vec<u8> {
 }
 
 /// Starts the device process on a free port; returns it and its address.
-fn start_device(program: &Path, files: &Files) -> Result<(Owned, String)> {
+fn start_device(program: &Path, files: &Files, responder: &Responder) -> Result<(Owned, String)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let endpoint = format!("127.0.0.1:{port}");
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(suite) = &responder.suite {
+        command.args(["--suite", suite]);
+    }
+    if let Some(versions) = &responder.spdm_version {
+        command.args(["--spdm-version", versions]);
+    }
+    let child = command
         .args(["--listen", &endpoint])
         .arg("--qmp")
         .arg(&files.monitor_socket)

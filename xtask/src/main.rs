@@ -117,9 +117,15 @@ pub struct EvidenceArguments {
     json: bool,
 }
 
-/// A responder that is already running, instead of our own.
+/// What our own responder speaks, or another one that is already running.
 #[derive(Args, Clone, Default)]
 pub struct Responder {
+    /// Suite of our own responder: ecdsa-p256, ecdsa-p384 or what else its --help lists.
+    #[arg(long, value_name = "SUITE", conflicts_with = "dsm")]
+    suite: Option<String>,
+    /// SPDM versions of our own responder, separated by commas.
+    #[arg(long, value_name = "VERSIONS", conflicts_with = "dsm")]
+    spdm_version: Option<String>,
     /// Uses the responder that listens there, on this machine.
     #[arg(long, value_name = "HOST:PORT")]
     dsm: Option<String>,

@@ -166,6 +166,8 @@ fn pair<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Malformed> {
     Ok(signature)
 }
 
+/// Its frame is of the size of an expanded key: callers that need another algorithm do not pay it.
+#[inline(never)]
 fn lattice<P: MlDsaParams>(key: &[u8], context: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let (Ok(key), Ok(signature)) = (key.try_into(), ml_dsa::Signature::<P>::try_from(signature))
     else {

@@ -6,10 +6,9 @@
 //! The TSM checks that the device proves the key that it is given, and the guest checks the chain.
 //! A host that picks the wrong bytes only locks itself out.
 
-/// Bytes of an uncompressed point on P-384.
-pub const POINT_SIZE: usize = 97;
-/// Bytes before the certificates in SPDM's chain format: length, reserved, SHA-384 root hash.
-const CHAIN_HEADER: usize = 4 + 48;
+/// Bytes before the certificates in SPDM's chain format: length, reserved, the root's digest, which
+/// is of SHA-384 or SHA-256.
+const CHAIN_HEADERS: [usize; 2] = [4 + 48, 4 + 32];
 /// Longest chain that is walked.
 const MOST_CERTIFICATES: usize = 16;
 
@@ -40,8 +39,8 @@ fn element(data: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length)
 }
 
-/// Returns the point in one certificate.
-fn public_key(certificate: &[u8]) -> Option<[u8; POINT_SIZE]> {
+/// Returns the key in one certificate: the content of its bit string.
+fn public_key(certificate: &[u8]) -> Option<&[u8]> {
     let (body, _) = element(certificate, SEQUENCE)?;
     let (mut fields, _) = element(body, SEQUENCE)?;
     if let Some((_, rest)) = element(fields, VERSION) {
@@ -55,18 +54,15 @@ fn public_key(certificate: &[u8]) -> Option<[u8; POINT_SIZE]> {
     let (key, _) = element(fields, SEQUENCE)?;
     let (_, bits) = element(key, SEQUENCE)?;
     let (bits, _) = element(bits, BIT_STRING)?;
-    // No unused bits, then the point.
-    let (&0, point) = bits.split_first()? else {
+    // No unused bits, then the key.
+    let (&0, key) = bits.split_first()? else {
         return None;
     };
-    let point: [u8; POINT_SIZE] = point.try_into().ok()?;
-    (point[0] == 4).then_some(point)
+    Some(key)
 }
 
-/// Returns the P-384 point of the last certificate of `chain`, which is in SPDM's chain format.
-#[must_use]
-pub fn leaf_public_key(chain: &[u8]) -> Option<[u8; POINT_SIZE]> {
-    let mut rest = chain.get(CHAIN_HEADER..)?;
+/// Returns the key of the last of the certificates that fill `rest`.
+fn last_key(mut rest: &[u8]) -> Option<&[u8]> {
     let mut last = None;
     for _ in 0..MOST_CERTIFICATES {
         if rest.is_empty() {
@@ -79,9 +75,18 @@ pub fn leaf_public_key(chain: &[u8]) -> Option<[u8; POINT_SIZE]> {
     public_key(last?)
 }
 
+/// Returns the key of the last certificate of `chain`, which is in SPDM's chain format: an
+/// uncompressed point (65 bytes on P-256, 97 on P-384) or an encoded ML-DSA key.
+#[must_use]
+pub fn leaf_public_key(chain: &[u8]) -> Option<&[u8]> {
+    CHAIN_HEADERS
+        .iter()
+        .find_map(|header| last_key(chain.get(*header..)?))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{CHAIN_HEADER, leaf_public_key};
+    use super::{CHAIN_HEADERS, leaf_public_key};
 
     fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
         let mut out = vec![tag, 0x82];
@@ -106,19 +111,23 @@ mod tests {
 
     #[test]
     fn the_key_of_the_last_certificate_is_found() {
-        let mut chain = vec![0; CHAIN_HEADER];
-        chain.extend(certificate(1));
-        chain.extend(certificate(2));
-        let point = leaf_public_key(&chain).unwrap();
-        assert_eq!((point[0], point[1], point[96]), (4, 2, 2));
+        for header in CHAIN_HEADERS {
+            let mut chain = vec![0; header];
+            chain.extend(certificate(1));
+            chain.extend(certificate(2));
+            let key = leaf_public_key(&chain).unwrap();
+            assert_eq!(key, [&[4][..], &[2; 96]].concat());
+        }
     }
 
     #[test]
     fn no_cut_of_a_chain_is_misread() {
-        let mut chain = vec![0; CHAIN_HEADER];
-        chain.extend(certificate(7));
-        for length in 0..chain.len() {
-            assert_eq!(leaf_public_key(&chain[..length]), None);
+        for header in CHAIN_HEADERS {
+            let mut chain = vec![0; header];
+            chain.extend(certificate(7));
+            for length in 0..chain.len() {
+                assert_eq!(leaf_public_key(&chain[..length]), None);
+            }
         }
     }
 }

@@ -99,15 +99,20 @@ pub fn create_endpoint(topology: &Topology) -> Result {
 /// Tells the TSM the key of the last certificate that the device showed. Returns whether one was
 /// found.
 pub fn set_public_key(courier: &Courier) -> Result<bool> {
-    let mut chain = [0; 0x4000];
+    let mut chain = [0; 0x8000];
     let chain = courier.caches.read(CommObject::Certificate, &mut chain);
-    let Some(point) = leaf_public_key(chain) else {
+    let Some(key) = leaf_public_key(chain) else {
         return Ok(false);
     };
+    let algorithm = match key.len() {
+        65 => SignatureAlgorithm::EcdsaP256,
+        97 => SignatureAlgorithm::EcdsaP384,
+        _ => return Ok(false),
+    };
     let mut params = PublicKeyParams::new_zeroed();
-    params.key[..point.len()].copy_from_slice(&point);
-    params.key_len.set(point.len() as u64);
-    params.algo = SignatureAlgorithm::EcdsaP384 as u8;
+    params.key[..key.len()].copy_from_slice(key);
+    params.key_len.set(key.len() as u64);
+    params.algo = algorithm as u8;
     memory::store(Page::Parameters.address(), &params);
     rmi::must(&Call::PdevSetPubkey {
         pdev: Slot::Endpoint.address(),
