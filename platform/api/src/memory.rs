@@ -47,6 +47,15 @@ pub trait Object: Send + 'static {
     {
         let _ = hasher;
     }
+
+    /// Flips bit `bit` of the word by which the object decides, if the result is a value of it, as a
+    /// disturbance of memory would. Tests see what else stands in the way.
+    fn upset(&mut self, bit: u32)
+    where
+        Self: Sized,
+    {
+        let _ = bit;
+    }
 }
 
 /// Memory that the TSM owns, one granule at a time. A granule is *raw* (bytes), an *object* (one

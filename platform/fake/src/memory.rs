@@ -31,9 +31,16 @@ pub enum Owner {
 enum Content {
     Raw(Box<[u8; BYTES]>),
     Table(Box<[u64; ENTRIES]>),
-    /// An object, and how to look at it.
-    Object(Box<dyn Any + Send>, fn(&dyn Any) -> u64),
+    /// An object, how to look at it, and how to flip a bit of it.
+    Object(Box<dyn Any + Send>, Handles),
     Borrowed,
+}
+
+/// What can be done to an object without knowing what it is.
+#[derive(Clone, Copy)]
+struct Handles {
+    look: fn(&dyn Any) -> u64,
+    upset: fn(&mut dyn Any, u32),
 }
 
 /// Granules that were ever touched; the others are raw and zero.
@@ -47,13 +54,24 @@ pub(crate) struct Memory {
     steps: u64,
 }
 
-/// Returns a hash of what a call may change of the object `value`, a `T`.
-fn look<T: Object>(value: &dyn Any) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if let Some(value) = value.downcast_ref::<T>() {
-        value.observe(&mut hasher);
+impl Handles {
+    /// Returns how objects of type `T` are handled.
+    fn of<T: Object>() -> Self {
+        Self {
+            look: |value| {
+                let mut hasher = DefaultHasher::new();
+                if let Some(value) = value.downcast_ref::<T>() {
+                    value.observe(&mut hasher);
+                }
+                hasher.finish()
+            },
+            upset: |value, bit| {
+                if let Some(value) = value.downcast_mut::<T>() {
+                    value.upset(bit);
+                }
+            },
+        }
     }
-    hasher.finish()
 }
 
 const fn is_memory(address: u64) -> bool {
@@ -191,13 +209,20 @@ impl Fake {
             let bytes: &[u8] = match content {
                 Content::Raw(bytes) => &**bytes,
                 Content::Table(entries) => entries.as_bytes(),
-                Content::Object(value, look) => &look(&**value).to_le_bytes(),
+                Content::Object(value, handles) => &(handles.look)(&**value).to_le_bytes(),
                 Content::Borrowed => &[2],
             };
             let is_zero = *bytes == ZEROS[..bytes.len()];
             (!is_zero).then(|| (granule.address(), bytes.to_vec()))
         });
         bytes.collect()
+    }
+
+    /// Flips bit `bit` of what the object at `address` decides by, if the result is a value of it.
+    pub fn upset(&self, address: u64, bit: u32) {
+        if let Content::Object(value, handles) = lock(&self.memory).touch(granule(address)) {
+            (handles.upset)(&mut **value, bit);
+        }
     }
 
     /// Returns the entries of the table at `address`; `None` if none is there.
@@ -313,7 +338,7 @@ impl GranuleMemory for Fake {
         }
         let mut memory = lock(&self.memory);
         memory.raw(granule)?;
-        *memory.content(granule)? = Content::Object(Box::new(value), look::<T>);
+        *memory.content(granule)? = Content::Object(Box::new(value), Handles::of::<T>());
         Ok(())
     }
 
@@ -323,11 +348,11 @@ impl GranuleMemory for Fake {
         work: impl FnOnce(&mut T) -> R,
     ) -> Result<R, MemoryError> {
         self.pause();
-        let (mut boxed, look) = {
+        let (mut boxed, handles) = {
             let mut memory = lock(&self.memory);
             let content = memory.content(granule)?;
             match std::mem::replace(content, Content::Borrowed) {
-                Content::Object(value, look) if value.is::<T>() => (value, look),
+                Content::Object(value, handles) if value.is::<T>() => (value, handles),
                 other => {
                     *content = other;
                     return Err(MemoryError::WrongKind);
@@ -340,7 +365,7 @@ impl GranuleMemory for Fake {
             .ok_or(MemoryError::WrongKind);
         lock(&self.memory)
             .granules
-            .insert(granule, Content::Object(boxed, look));
+            .insert(granule, Content::Object(boxed, handles));
         result
     }
 

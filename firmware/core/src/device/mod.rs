@@ -18,6 +18,7 @@ mod registry;
 mod report;
 mod rsi;
 mod sizes;
+mod standing;
 pub mod tdisp;
 mod vdev;
 

@@ -18,6 +18,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::psmmu::Units;
 use super::sizes::{BarSizes, KnownSizes};
+use super::standing::Standing;
+use super::tdisp::{Grant, Request};
 
 /// Most physical devices and root ports at a time.
 pub(crate) const MOST_DEVICES: usize = 32;
@@ -44,6 +46,8 @@ pub(crate) struct Interface {
     pub rid: Rid,
     /// Address of its device's object.
     pub device: u64,
+    /// What was completed, as a second opinion.
+    pub standing: Standing,
 }
 
 /// Longest vendor-defined request: `START_INTERFACE` and `KEY_PROG` have about fifty bytes.
@@ -178,6 +182,22 @@ impl Registry {
         } else {
             Err(Full)
         }
+    }
+
+    /// Takes note that the exchange of the interface `object` for `request` was completed; the nonce of
+    /// the present lock is `lock`.
+    pub fn note(&mut self, object: u64, request: Request, lock: u64) {
+        let mut all = self.interfaces.iter_mut();
+        if let Some(own) = all.find(|interface| interface.object == object) {
+            own.standing = own.standing.after(request, lock);
+        }
+    }
+
+    /// Returns whether the interface `object` may be given `grant` under the lock with the nonce
+    /// `lock`, whatever its object says.
+    pub fn allows(&self, object: u64, grant: Grant, lock: u64) -> bool {
+        let own = self.interfaces.iter().find(|own| own.object == object);
+        own.is_some_and(|own| own.standing.allows(grant, lock))
     }
 
     /// Removes an interface.

@@ -252,7 +252,7 @@ fn fulfil<P: Machine>(
     wish: Wish,
     exit: &mut RecExit,
 ) -> Answer {
-    let _registry = context.devices();
+    let registry = context.devices();
     vdev::settle(context, object)?;
     let realm = rec.realm;
     let own = |vdev: &mut Vdev| vdev.realm == realm && vdev.id == id;
@@ -267,7 +267,12 @@ fn fulfil<P: Machine>(
             })?;
         }
         Wish::DisableDma => vdev::with(context, object, |vdev| disable_dma(context, vdev))??,
-        Wish::EnableDma { nonces } => enable_dma(context, realm, object, &nonces)?,
+        Wish::EnableDma { nonces } => {
+            if !registry.allows(object, Grant::Dma, nonces.lock) {
+                return Err(Stop::Status(RsiStatus::Device));
+            }
+            enable_dma(context, realm, object, &nonces)?;
+        }
         Wish::Validate {
             base,
             top,
@@ -320,7 +325,8 @@ fn check_mapping<P: Machine>(
 
 /// Lets the device reach the realm's memory.
 ///
-/// The grant is decided twice, on what the interface knows and on what its device knows.
+/// The grant is decided on what the interface knows and on what its device knows; what the registry
+/// knows was asked before.
 fn enable_dma<P: Machine>(
     context: &Context<'_, P>,
     realm: Granule,

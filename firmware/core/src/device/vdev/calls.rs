@@ -13,7 +13,6 @@ use super::super::comm::{
 use super::super::pci::Function;
 use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
-use super::super::sizes::KnownSizes;
 use super::super::tdisp::{self, Request};
 use super::exchange::{Misbehaved, Now};
 use super::{Measure, Vdev, create, cut_off, note_bound, settle, with};
@@ -142,12 +141,12 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, da
         })?,
         Ok(Progress::Complete) => {
             note_bound(context, &mut registry);
-            finish(context, names.object, &mut registry.sizes)
+            finish(context, names.object, &mut registry)
         }
         Err(trouble) => Err(trouble),
     };
     if let Err(trouble) = outcome {
-        fail(context, &registry, names, trouble)?;
+        fail(context, &mut registry, names, trouble)?;
     }
     Ok(Reply::NONE)
 }
@@ -156,9 +155,11 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, names: Names, da
 fn finish<P: Machine>(
     context: &Context<'_, P>,
     object: u64,
-    known: &mut KnownSizes,
+    registry: &mut Registry,
 ) -> core::result::Result<(), Trouble> {
-    let is_sound = with(context, object, |vdev| match vdev.request {
+    let request = with(context, object, |vdev| vdev.request).map_err(|_| Trouble::Refused)?;
+    let known = &mut registry.sizes;
+    let is_sound = with(context, object, |vdev| match request {
         // A configuration that moved while it was being locked is not the one that was checked.
         Some(Request::Lock) => create::is_still_placed(context, vdev, known),
         Some(Request::Report) => create::holds_report(context, vdev),
@@ -167,24 +168,30 @@ fn finish<P: Machine>(
     if is_sound != Ok(true) {
         return Err(Trouble::Refused);
     }
-    let completed = with(context, object, |vdev| vdev.complete(context.platform));
-    match completed {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Trouble::Refused),
+    let completed = with(context, object, |vdev| {
+        vdev.complete(context.platform).map(|()| vdev.nonces.lock)
+    });
+    let Ok(Ok(lock)) = completed else {
+        return Err(Trouble::Refused);
+    };
+    if let Some(request) = request {
+        registry.note(object, request, lock);
     }
+    Ok(())
 }
 
 /// Takes in that the exchange failed. A lost session takes the device and all its interfaces with
 /// it; a device that refused or lied loses this one.
 fn fail<P: Machine>(
     context: &Context<'_, P>,
-    registry: &Registry,
+    registry: &mut Registry,
     names: Names,
     trouble: Trouble,
 ) -> Result<()> {
     // Access went when unlocking began; nothing is left that the device could keep.
     let unheard = trouble == Trouble::Session && is_lost(context, names.device)?;
     if unheard && with(context, names.object, Vdev::complete_unheard)? {
+        registry.note(names.object, Request::Unlock, 0);
         return Ok(());
     }
     let declined = with(context, names.object, |vdev| {

@@ -15,6 +15,7 @@ use super::super::policy::REPORTING_OFFSET;
 use super::super::registry::{Interface, Registry};
 use super::super::report::{Assembly, Report};
 use super::super::sizes::{BarSizes, KnownSizes};
+use super::super::standing::Standing;
 use super::super::tdisp::{Request, State};
 use super::super::{config, pdev, psmmu};
 use super::{MOST_RANGES, Measure, Nonces, Vdev, note_bound, with};
@@ -260,6 +261,7 @@ pub(crate) fn create<P: Machine>(
         object,
         rid,
         device,
+        standing: Standing::default(),
     };
     // There was room, and the lock is held.
     registry

@@ -49,7 +49,7 @@ pub(crate) fn device_validate<P: Machine>(
     base: u64,
     top: u64,
 ) -> Result {
-    let _registry = context.devices();
+    let registry = context.devices();
     let mapping = peek(context, rd, rec)?;
     settle(context, mapping.object)?;
     let realm_guard = context.lock(rd, State::Rd)?;
@@ -58,7 +58,8 @@ pub(crate) fn device_validate<P: Machine>(
         let is_valid = vdev.realm == realm_guard.granule()
             && vdev.id == mapping.id
             && vdev.state.allows(Grant::Memory)
-            && vdev.is_fresh(&mapping.nonces);
+            && vdev.is_fresh(&mapping.nonces)
+            && registry.allows(mapping.object, Grant::Memory, mapping.nonces.lock);
         let is_next = base == mapping.next && base < top && top <= mapping.top;
         if !is_valid || !is_next {
             return Err(Error::Input);

@@ -136,6 +136,19 @@ impl Object for Vdev {
             (accepted.ipa, accepted.bytes, accepted.physical).hash(hasher);
         }
     }
+
+    fn upset(&mut self, bit: u32) {
+        let flipped = self.state as u32 ^ 1_u32.wrapping_shl(bit);
+        let all = [
+            State::New,
+            State::Unlocked,
+            State::Locked,
+            State::Started,
+            State::Error,
+        ];
+        let found = all.iter().find(|state| **state as u32 == flipped);
+        self.state = found.copied().unwrap_or(self.state);
+    }
 }
 
 // An object and the platform's bookkeeping share a granule.
