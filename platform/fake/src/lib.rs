@@ -24,6 +24,7 @@ mod tracked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tsm_core::Machine;
@@ -81,6 +82,7 @@ pub struct Fake {
     keys: Mutex<BTreeMap<KeyPlace, KeyRecord>>,
     script: Script,
     schedule: schedule::Schedule,
+    operations: AtomicU64,
     meddler: Mutex<Option<Meddler>>,
     trace: Mutex<Vec<TraceRecord>>,
     random: Mutex<u64>,
@@ -115,6 +117,7 @@ impl Fake {
             keys: Mutex::default(),
             script: Script::default(),
             schedule: schedule::Schedule::default(),
+            operations: AtomicU64::new(0),
             meddler: Mutex::default(),
             trace: Mutex::default(),
             random: Mutex::new(1),

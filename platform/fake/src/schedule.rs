@@ -171,8 +171,14 @@ impl Fake {
         lock(&schedule.turns).switches
     }
 
-    /// Gives way to another CPU, or not, as the seed has it.
+    /// Passes one operation of the platform, at which another CPU may go on.
     pub(crate) fn pause(&self) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
         self.schedule.pause();
+    }
+
+    /// Takes the number of operations of the platform: what bounds the time of a call.
+    pub fn take_operations(&self) -> u64 {
+        self.operations.swap(0, Ordering::Relaxed)
     }
 }

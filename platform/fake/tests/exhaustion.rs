@@ -4,9 +4,10 @@
 //! What happens when something runs out: a clean refusal, and everything can be had back.
 
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::Call;
-use tsm_platform_fake::{Host, success};
-use zerocopy::IntoBytes;
+use tsm_abi::rmi::{Call, DevCommEnter, PdevParams};
+use tsm_platform::Rid;
+use tsm_platform_fake::{Host, ROOT_PORT, success};
+use zerocopy::{FromZeros, IntoBytes};
 
 const PAGE: u64 = 0x1000;
 
@@ -83,4 +84,33 @@ fn memory_at_both_ends_of_a_region_can_be_delegated() {
     assert_eq!(success(host.call(call))[0], DRAM_TOP);
     host.undelegate(start, 1);
     assert!(host.has_everything_back());
+}
+
+/// F04.
+#[test]
+fn devices_end_where_their_table_ends_and_places_are_used_again() {
+    let host = Host::activated();
+    let port = host.fake.function(ROOT_PORT).expect("a root port");
+    let rids = (1..=33).map(|number| Rid(0x2000 + number));
+    let created = rids.map(|rid| {
+        host.fake.set_function(rid, port.clone());
+        let mut params = PdevParams::new_zeroed();
+        params.pdev_id = u64::from(rid.0).into();
+        params.hash_algo = 2;
+        (params.clone(), host.create_pdev(&params))
+    });
+    let created: Vec<_> = created.collect();
+    let (full, rest) = created.split_last().expect("some");
+    assert!(rest.iter().all(|(_, object)| object.is_ok()));
+    assert_eq!(full.1, Err(RmiStatus::DEVICE));
+    let first = rest[0].1.expect("it was created");
+    success(host.call(Call::PdevAbort { pdev: first }));
+    success(host.call(Call::PdevStop { pdev: first }));
+    let data = host.pages(1);
+    let mut enter = DevCommEnter::new_zeroed();
+    (enter.req_addr, enter.resp_addr) = (host.pages(1).into(), host.pages(1).into());
+    host.fake.host_store(data, enter.as_bytes());
+    success(host.call(Call::PdevCommunicate { pdev: first, data }));
+    success(host.call(Call::PdevDestroy { pdev: first }));
+    assert!(host.create_pdev(&full.0).is_ok());
 }

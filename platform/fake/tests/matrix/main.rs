@@ -9,13 +9,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod faults;
 mod meddling;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod stages;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stages::{DEVICES, REALMS, Stage};
 use table::{Role, roles};
@@ -74,17 +75,30 @@ fn refuse(stage: &Stage, row: &Row, arguments: &[u64], what: &str) -> char {
 
 /// Runs the cells of `stage` in which the arguments of `row` are right. What succeeds, or begins, is
 /// tried on a machine of its own, which is made by `again`.
-fn right(stage: &Stage, row: &Row, expected: char, name: &str, again: impl FnOnce() -> Stage) {
+///
+/// Returns how many operations of the platform it took.
+fn right(
+    stage: &Stage,
+    row: &Row,
+    expected: char,
+    name: &str,
+    again: impl FnOnce() -> Stage,
+) -> u64 {
     let arguments = stage.arguments(row.name).expect("the call is known");
     assert_eq!(arguments.len(), row.arguments.len(), "{}", row.name);
-    let answer = if ".+".contains(expected) {
+    let (answer, operations) = if ".+".contains(expected) {
         let own = again();
         let arguments = own.arguments(row.name).expect("the call is known");
-        ask(&own, row, &arguments)
+        own.rig.host.fake.take_operations();
+        let answer = ask(&own, row, &arguments);
+        (answer, own.rig.host.fake.take_operations())
     } else {
-        refuse(stage, row, &arguments, name)
+        stage.rig.host.fake.take_operations();
+        let answer = refuse(stage, row, &arguments, name);
+        (answer, stage.rig.host.fake.take_operations())
     };
     assert_eq!(answer, expected, "{} where {name}", row.name);
+    operations
 }
 
 /// What an argument of each role must not be: the value, and why.
@@ -193,12 +207,13 @@ fn spoiled(stage: &Stage, row: &Row, allowed: &str, name: &str) -> u64 {
     cells
 }
 
-/// A01, A02, A03, A06, A07, D01.
+/// A01, A02, A03, A06, A07, A09, D01.
 #[test]
 fn every_call_in_every_state_answers_as_its_row_says() {
     let mut right_cells = 0;
     let mut wrong_cells = 0;
     let mut stages = 0;
+    let mut longest = BTreeMap::new();
     let realms = REALMS.iter().enumerate().map(|(at, (name, make))| {
         let make: Box<dyn Fn() -> Stage> = Box::new(make);
         (true, at, *name, make)
@@ -220,7 +235,9 @@ fn every_call_in_every_state_answers_as_its_row_says() {
             let expected = letters.chars().nth(at);
             let expected =
                 expected.unwrap_or_else(|| panic!("{} has no cell for {name}", row.name));
-            right(&stage, row, expected, name, &make);
+            let operations = right(&stage, row, expected, name, &make);
+            let most: &mut u64 = longest.entry(row.name).or_default();
+            *most = operations.max(*most);
             right_cells += 1;
             // Before activation nothing but that counts; what leads to it takes any page there.
             let is_early = is_realm && at == 0;
@@ -233,6 +250,11 @@ fn every_call_in_every_state_answers_as_its_row_says() {
     }
     println!("{stages} states, {right_cells} cells with right arguments, {wrong_cells} with wrong");
     assert!(right_cells > 500 && wrong_cells > 5000);
+    println!("operations of the platform at most: {longest:?}");
+    for (name, operations) in longest {
+        let most = table::most_operations(name);
+        assert!(operations <= most, "{name} takes {operations}");
+    }
 }
 
 #[test]

@@ -98,6 +98,17 @@ pub fn row(name: &str) -> &'static Cells {
     found.unwrap_or_else(|| panic!("{name} has no row"))
 }
 
+/// Returns the most operations of the platform that the call may take.
+pub fn most_operations(name: &str) -> u64 {
+    match name {
+        // They look at every function that is there.
+        "RMI_VDEV_CREATE" | "RMI_VDEV_LOCK" | "RMI_VDEV_START" => 2_000,
+        // They look at every entry of a table.
+        "RMI_REALM_DESTROY" | "RMI_RTT_DESTROY" | "RMI_RTT_FOLD" => 1_100,
+        _ => 64,
+    }
+}
+
 pub const TABLE: &[Cells] = &[
     cells("RMI_VERSION", "I", ".......", ""),
     cells("RMI_FEATURES", "", ".......", ""),
