@@ -49,6 +49,8 @@ pub enum Mode {
     Test = 2,
     /// Cryptography of the TSM that fails.
     Failing = 3,
+    /// The flow with a device that misbehaves on order.
+    Faults = 4,
 }
 
 /// How one run differs from another.
@@ -59,6 +61,8 @@ pub struct Plan<'a> {
     pub tsm: Option<&'a Path>,
     /// A responder that is already running.
     pub responder: Responder,
+    /// What the device does wrong.
+    pub faults: Option<PathBuf>,
     /// Stop at reset and serve a debugger.
     pub gdb: bool,
     /// Number of CPUs.
@@ -83,10 +87,15 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         None if !raw.is_empty() => println!("      {raw}"),
         None => {}
     };
+    let mode = match &arguments.fault_plan {
+        Some(_) => Mode::Faults,
+        None => Mode::Flow,
+    };
     let plan = Plan {
-        mode: Mode::Flow,
+        mode,
         tsm: None,
         responder: arguments.responder.clone(),
+        faults: arguments.fault_plan.clone(),
         gdb: arguments.gdb,
         cpus: 2,
         show: &mut show,
@@ -124,7 +133,7 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     let (process, endpoint) = match &plan.responder.dsm {
         Some(address) => (None, address.clone()),
         None => {
-            let (process, endpoint) = start_device(device, &files, &plan.responder)?;
+            let (process, endpoint) = start_device(device, &files, &plan)?;
             (Some(process), endpoint)
         }
     };
@@ -294,15 +303,18 @@ fn disk(seed: u8) -> Vec<u8> {
 }
 
 /// Starts the device process on a free port; returns it and its address.
-fn start_device(program: &Path, files: &Files, responder: &Responder) -> Result<(Owned, String)> {
+fn start_device(program: &Path, files: &Files, plan: &Plan<'_>) -> Result<(Owned, String)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let endpoint = format!("127.0.0.1:{port}");
     let mut command = Command::new(program);
-    if let Some(suite) = &responder.suite {
+    if let Some(suite) = &plan.responder.suite {
         command.args(["--suite", suite]);
     }
-    if let Some(versions) = &responder.spdm_version {
+    if let Some(versions) = &plan.responder.spdm_version {
         command.args(["--spdm-version", versions]);
+    }
+    if let Some(faults) = &plan.faults {
+        command.arg("--fault-plan").arg(faults);
     }
     let child = command
         .args(["--listen", &endpoint])

@@ -97,6 +97,10 @@ pub struct RunArguments {
     /// Waits at reset for a debugger and prints the line that attaches one.
     #[arg(long)]
     gdb: bool,
+    /// Lets the device misbehave as this plan says (docs/device.md), and shows that the host gets
+    /// everything back.
+    #[arg(long, value_name = "FILE", conflicts_with = "dsm")]
+    fault_plan: Option<PathBuf>,
     #[command(flatten)]
     responder: Responder,
 }

@@ -58,6 +58,7 @@ pub fn run(arguments: &QemuArguments) -> Result<()> {
         mode: Mode::Bench,
         tsm: None,
         responder: Responder::default(),
+        faults: None,
         gdb: false,
         cpus: 1,
         show: &mut silent,

@@ -189,6 +189,16 @@ impl Report {
         lines.chain([outcome("verdict", self.verdict())]).collect()
     }
 
+    /// Returns what the last check called `name` saw.
+    pub fn seen(&self, name: &str) -> Option<&str> {
+        self.lines.iter().rev().find_map(|line| match line {
+            Line::Check {
+                name: other, seen, ..
+            } if other == name => Some(seen.as_str()),
+            _ => None,
+        })
+    }
+
     /// Returns whether all is as it must be: a verdict that passes and nothing that failed.
     pub fn verdict(&self) -> bool {
         self.broken.is_none()

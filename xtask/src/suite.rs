@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use crate::command::{cargo, quietly, target};
+use crate::command::{cargo, quietly, root, target};
 use crate::images::{build_all, build_failing};
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
@@ -29,6 +29,9 @@ const PURE: &[&str] = &[
     "tsm-iommu",
     "tsm-platform",
 ];
+
+/// What the device does wrong where it misbehaves.
+const FAULTS: &str = "devices/examples/two-faults.toml";
 
 /// Counts of what passed and failed.
 #[derive(Default)]
@@ -95,6 +98,7 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
             ("on-target tests", Mode::Test, None),
             ("cryptography that fails", Mode::Failing, Some(&*failing)),
             ("the whole flow", Mode::Flow, None),
+            ("a device that misbehaves", Mode::Faults, None),
         ] {
             machine_tests(&mut tally, &qemu, &device, name, (mode, tsm))?;
         }
@@ -182,12 +186,23 @@ fn machine_tests(
         mode,
         tsm,
         responder: Responder::default(),
+        faults: (mode == Mode::Faults).then(|| root().join(FAULTS)),
         gdb: false,
         cpus: 2,
         show: &mut show,
     };
     let (report, _) = boot(qemu, device, &format!("test-{}", mode as u32), plan)?;
     tally.add(report.outcomes(name));
+    if mode == Mode::Faults {
+        let refused = report.seen("misbehaving-device-refused");
+        tally.check(
+            "a guest uses the device once it has misbehaved twice and was unlocked after each",
+            match refused {
+                Some("4 of 5 rounds") => Ok(()),
+                other => Err(anyhow!("refused: {other:?}")),
+            },
+        );
+    }
     match &report.broken {
         Some(reason) => println!("FAIL  {name}: {reason}"),
         None if report.verdict() => println!("ok    {name}"),

@@ -18,6 +18,7 @@ mod image {
     mod cpus;
     mod doe;
     mod evidence;
+    mod faults;
     mod flow;
     mod isolation;
     mod memory;
@@ -43,6 +44,7 @@ mod image {
             1 => bench::run(at_entry),
             2 => tests::run(),
             3 => tests::run_isolated(),
+            4 => faults::run(),
             other => report::verdict(false, format_args!("mode {other} is not known")),
         }
     }

@@ -124,7 +124,7 @@ pub fn discover() -> Option<Host> {
 }
 
 /// Reads the known block, and what the guest wrote, as an ordinary host.
-fn use_disk(host: &mut Host, when: &str) -> Option<(u64, u64)> {
+pub fn use_disk(host: &mut Host, when: &str) -> Option<(u64, u64)> {
     let mut block = [0; BLOCK];
     let mut sums = [0; 2];
     let mut disk = match disk(host.topology.disk, &mut host.dma) {
@@ -375,7 +375,7 @@ pub fn disconnect(host: &mut Host) -> Result<()> {
 }
 
 /// Touches every granule that was ever given away: all are the host's again, and scrubbed.
-fn touch_everything(host: &Host) {
+pub fn touch_everything(host: &Host) {
     let bar = host.topology.disk.bar0();
     let mut lost = 0;
     let mut dirty = 0;
