@@ -79,6 +79,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tsm-spdm",
         ],
     ),
+    (
+        "tsm-fuzz",
+        &[
+            "tsm-abi",
+            "tsm-core",
+            "tsm-devices",
+            "tsm-evidence",
+            "tsm-platform",
+            "tsm-platform-fake",
+            "tsm-spdm",
+        ],
+    ),
     ("xtask", &["tsm-abi", "tsm-core", "tsm-evidence"]),
 ];
 
