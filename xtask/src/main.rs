@@ -12,6 +12,7 @@ mod command;
 mod dependencies;
 mod documents;
 mod evidence;
+mod fuzz;
 mod images;
 mod logs;
 mod machine;
@@ -50,6 +51,8 @@ enum Action {
     Run(RunArguments),
     /// Runs every test ring and closes with one summary line.
     Test(TestArguments),
+    /// Lets an engine look for inputs that break the firmware.
+    Fuzz(FuzzArguments),
     /// Judges the evidence that the host kept in a run: certificates, measurements, report.
     Evidence(EvidenceArguments),
     /// Prints the scenario book with the results of the last test run, and writes tests/SCENARIOS.md.
@@ -103,6 +106,17 @@ pub struct RunArguments {
     fault_plan: Option<PathBuf>,
     #[command(flatten)]
     responder: Responder,
+}
+
+/// What to fuzz, and for how long.
+#[derive(Args, Clone, Default)]
+pub struct FuzzArguments {
+    /// Seconds for each target.
+    #[arg(long, default_value_t = 60)]
+    secs: u32,
+    /// The one target; without it, each in turn.
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
 }
 
 /// What to judge, and by what.
@@ -178,6 +192,7 @@ fn act(action: Action) -> Result<()> {
         Action::Build => images::build_all().map(|_| ()),
         Action::Run(arguments) => machine::run(&arguments),
         Action::Test(arguments) => suite::run(&arguments),
+        Action::Fuzz(arguments) => fuzz::run(&arguments),
         Action::Evidence(arguments) => evidence::run(&arguments),
         Action::Scenarios => book::print(),
         Action::Deps => dependencies::check(),
