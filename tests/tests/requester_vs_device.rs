@@ -11,6 +11,7 @@ use tsm_devices::{
     Bar, Cipher, Config, Dsm, EndKeys, Exchange, FunctionView, Hash, Identity, IdentityPlan,
     KeySlot as EndSlot, LinkKey, LinkKeys, LinkStatus, Offer, Signing, TdiState, Version,
 };
+use tsm_spdm::crypto::SignatureAlgorithm;
 use tsm_spdm::wire::pci_sig::ide_km::{
     Direction, IdeKey, Ifv, KeySet, KeySlot, KeyStatus, Message as IdeKm, SubStream,
 };
@@ -239,6 +240,14 @@ impl Courier {
             let length = 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
             (leaf, rest) = rest.split_at(length);
         }
+        // A BIT STRING with a key of ML-DSA, by its length.
+        for algorithm in [SignatureAlgorithm::MlDsa65, SignatureAlgorithm::MlDsa87] {
+            let [high, low] = (algorithm.key_length() as u16 + 1).to_be_bytes();
+            if let Some(at) = leaf.windows(5).position(|b| b == [3, 0x82, high, low, 0]) {
+                let key = &leaf[at + 5..][..algorithm.key_length()];
+                return PublicKey::from_raw(algorithm, key).unwrap();
+            }
+        }
         // A BIT STRING with an uncompressed point of P-256 or P-384.
         let at = leaf
             .windows(4)
@@ -385,7 +394,7 @@ fn the_whole_life_of_a_device_runs_twice() {
         assert_eq!(digests.measurements(), Some(&sha384(measurements)));
         let firmware = courier.dsm.measurements().firmware_digest();
         assert!(measurements.windows(48).any(|bytes| bytes == firmware));
-        let key = sha384(courier.device_key().point(&mut [0; 97]));
+        let key = courier.device_key().fingerprint();
         assert_eq!(digests.public_key(), Some(&key));
 
         courier.program(KeySet::K0);
@@ -480,11 +489,11 @@ fn another_device_behind_the_mailbox_is_found_out() {
 /// What a device agrees to: version, signature, hash, key agreement, cipher.
 type Row = (Version, Signing, Hash, Exchange, Cipher);
 
-const ROWS: [Row; 9] = {
+const ROWS: [Row; 13] = {
     use Cipher::{Aes128Gcm, Aes256Gcm, ChaCha20Poly1305};
-    use Exchange::{Secp256r1, Secp384r1};
+    use Exchange::{MlKem768, MlKem1024, Secp256r1, Secp384r1};
     use Hash::{Sha256, Sha384};
-    use Signing::{EcdsaP256, EcdsaP384};
+    use Signing::{EcdsaP256, EcdsaP384, MlDsa65, MlDsa87};
     use Version::{V1_2, V1_3, V1_4};
     [
         (V1_2, EcdsaP384, Sha384, Secp384r1, Aes256Gcm),
@@ -496,6 +505,10 @@ const ROWS: [Row; 9] = {
         (V1_2, EcdsaP256, Sha384, Secp384r1, ChaCha20Poly1305),
         (V1_3, EcdsaP384, Sha256, Secp256r1, Aes128Gcm),
         (V1_4, EcdsaP384, Sha384, Secp256r1, ChaCha20Poly1305),
+        (V1_4, MlDsa65, Sha384, MlKem768, Aes256Gcm),
+        (V1_4, MlDsa87, Sha384, MlKem1024, Aes256Gcm),
+        (V1_4, MlDsa65, Sha384, Secp384r1, Aes256Gcm),
+        (V1_4, EcdsaP384, Sha384, MlKem1024, ChaCha20Poly1305),
     ]
 };
 

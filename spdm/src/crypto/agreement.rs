@@ -3,17 +3,18 @@
 
 //! Agreement on a secret.
 
+use ml_kem::{Decapsulate, DecapsulationKey, KeyExport, MlKem768, MlKem1024};
 use p384::elliptic_curve::sec1::ToSec1Point;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{ExchangeAlgorithm, NoEntropy, Random, SharedSecret};
 use crate::wire::Malformed;
 
 /// Most bytes of an exchange value.
-pub const MAX_EXCHANGE_LENGTH: usize = 96;
+pub const MAX_EXCHANGE_LENGTH: usize = 1568;
 
 /// The public half of an agreement, as it goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     bytes: [u8; MAX_EXCHANGE_LENGTH],
     length: usize,
@@ -57,7 +58,9 @@ pub trait KeyAgreement: Sized {
     /// Combines the private half with the other side's public one.
     ///
     /// # Errors
-    /// [`Malformed::Value`] if that is not a point of the curve.
+    /// [`Malformed::Value`] if that is not a point of the curve, [`Malformed::Length`] if it has
+    /// another length. Any ciphertext of the right length is taken: a wrong one yields a secret
+    /// that the other side does not have.
     fn agree(self, other: &[u8]) -> Result<SharedSecret, Malformed>;
 }
 
@@ -67,6 +70,21 @@ pub struct Ephemeral(Kind);
 enum Kind {
     Secp256r1(p256::SecretKey),
     Secp384r1(p384::SecretKey),
+    MlKem768(Seed),
+    MlKem1024(Seed),
+}
+
+/// What a decapsulation key is made from: `d`, then `z`. The key itself has kilobytes, and is made
+/// anew when it is needed.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Seed([u8; 64]);
+
+impl Seed {
+    fn draw(random: Random<'_>) -> Result<Self, NoEntropy> {
+        let mut seed = Self([0; 64]);
+        random(&mut seed.0)?;
+        Ok(seed)
+    }
 }
 
 impl KeyAgreement for Ephemeral {
@@ -84,6 +102,18 @@ impl KeyAgreement for Ephemeral {
                 let key = scalar::<48, _>(random, |bytes| p384::SecretKey::from_slice(bytes).ok())?;
                 let public = exchange(key.public_key().to_sec1_point(false).as_bytes())?;
                 Ok((Self(Kind::Secp384r1(key)), public))
+            }
+            ExchangeAlgorithm::MlKem768 => {
+                let seed = Seed::draw(random)?;
+                let key = DecapsulationKey::<MlKem768>::from_seed(seed.0.into());
+                let public = Exchange::new(&key.encapsulation_key().to_bytes());
+                Ok((Self(Kind::MlKem768(seed)), public.map_err(|_| NoEntropy)?))
+            }
+            ExchangeAlgorithm::MlKem1024 => {
+                let seed = Seed::draw(random)?;
+                let key = DecapsulationKey::<MlKem1024>::from_seed(seed.0.into());
+                let public = Exchange::new(&key.encapsulation_key().to_bytes());
+                Ok((Self(Kind::MlKem1024(seed)), public.map_err(|_| NoEntropy)?))
             }
         }
     }
@@ -104,8 +134,25 @@ impl KeyAgreement for Ephemeral {
                 let shared = key.diffie_hellman(&other);
                 Ok(SharedSecret::new(shared.raw_secret_bytes()))
             }
+            Kind::MlKem768(seed) => {
+                let ciphertext = other.try_into().map_err(|_| Malformed::Length)?;
+                let key = DecapsulationKey::<MlKem768>::from_seed(seed.0.into());
+                Ok(taken(&mut key.decapsulate(ciphertext)))
+            }
+            Kind::MlKem1024(seed) => {
+                let ciphertext = other.try_into().map_err(|_| Malformed::Length)?;
+                let key = DecapsulationKey::<MlKem1024>::from_seed(seed.0.into());
+                Ok(taken(&mut key.decapsulate(ciphertext)))
+            }
         }
     }
+}
+
+/// Takes a secret out of memory that does not erase itself.
+fn taken(shared: &mut [u8]) -> SharedSecret {
+    let secret = SharedSecret::new(shared);
+    shared.zeroize();
+    secret
 }
 
 /// Draws a scalar of `N` bytes.

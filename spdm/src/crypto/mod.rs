@@ -14,6 +14,8 @@ mod signature;
 mod suite;
 mod transcript;
 
+#[cfg(test)]
+pub(crate) use self::agreement::Seed;
 pub use self::agreement::{Ephemeral, Exchange, KeyAgreement, MAX_EXCHANGE_LENGTH};
 pub use self::record::{RECORD_LIMIT, RecordError, RecordKey};
 pub use self::schedule::{DataSecrets, HandshakeSecrets, Secret, SharedSecret};

@@ -3,10 +3,13 @@
 
 //! The responder's key, and its signatures.
 
+use ml_dsa::{KeyInit, MlDsa65, MlDsa87, MlDsaParams};
 use p384::ecdsa::signature::hazmat::PrehashVerifier;
 use p384::elliptic_curve::sec1::ToSec1Point;
 
-use super::{Digest, Fingerprint, HashAlgorithm, SignatureAlgorithm, Transcript, sha384};
+use super::{
+    Digest, Fingerprint, HashAlgorithm, MAX_HASH_LENGTH, SignatureAlgorithm, Transcript, sha384,
+};
 use crate::wire::{Malformed, Version};
 
 /// What a signature is for; it is part of what is signed, so that none can serve for another.
@@ -68,6 +71,18 @@ pub struct Signed<'a> {
 }
 
 impl Signed<'_> {
+    /// Returns what ML-DSA signs, and its length. The context is ML-DSA's as well.
+    #[must_use]
+    pub fn message(&self) -> ([u8; SIGNING_PREFIX_LENGTH + MAX_HASH_LENGTH], usize) {
+        let mut message = [0; SIGNING_PREFIX_LENGTH + MAX_HASH_LENGTH];
+        let prefix = signing_prefix(self.version, self.context);
+        let digest = self.digest.as_bytes();
+        for (byte, value) in message.iter_mut().zip(prefix.iter().chain(digest)) {
+            *byte = *value;
+        }
+        (message, prefix.len().saturating_add(digest.len()))
+    }
+
     /// Returns the digest that ECDSA signs.
     #[must_use]
     pub fn prehash(&self) -> Digest {
@@ -81,7 +96,8 @@ impl Signed<'_> {
 /// Most bytes of an uncompressed point: 4, `x`, `y`.
 pub const MAX_POINT_LENGTH: usize = 97;
 
-/// A device's public key: a point that is on its curve and not at infinity.
+/// A device's public key: a point that is on its curve and not at infinity, or the SHA-384 digest
+/// of an ML-DSA key, which itself has to be brought when a signature is looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey(Kind);
 
@@ -89,6 +105,8 @@ pub struct PublicKey(Kind);
 enum Kind {
     P256(p256::ecdsa::VerifyingKey),
     P384(p384::ecdsa::VerifyingKey),
+    MlDsa65(Fingerprint),
+    MlDsa87(Fingerprint),
 }
 
 impl PublicKey {
@@ -109,46 +127,100 @@ impl PublicKey {
         kind.map(Self).map_err(|_| Malformed::Value)
     }
 
+    /// Takes the SHA-384 digest of an ML-DSA key as FIPS 204 encodes it.
+    ///
+    /// # Errors
+    /// [`Malformed::Value`] if the algorithm's keys are not known by their digest.
+    pub const fn from_fingerprint(
+        algorithm: SignatureAlgorithm,
+        fingerprint: Fingerprint,
+    ) -> Result<Self, Malformed> {
+        match algorithm {
+            SignatureAlgorithm::MlDsa65 => Ok(Self(Kind::MlDsa65(fingerprint))),
+            SignatureAlgorithm::MlDsa87 => Ok(Self(Kind::MlDsa87(fingerprint))),
+            SignatureAlgorithm::EcdsaP256 | SignatureAlgorithm::EcdsaP384 => Err(Malformed::Value),
+        }
+    }
+
+    /// Takes a key as a certificate has it.
+    ///
+    /// # Errors
+    /// [`Malformed::Length`] or [`Malformed::Value`] if it is not one of the algorithm's.
+    pub fn from_raw(algorithm: SignatureAlgorithm, raw: &[u8]) -> Result<Self, Malformed> {
+        if raw.len() != algorithm.key_length() {
+            return Err(Malformed::Length);
+        }
+        if algorithm.has_long_keys() {
+            Self::from_fingerprint(algorithm, sha384(raw))
+        } else {
+            Self::new(raw)
+        }
+    }
+
     /// Returns what the key signs with.
     #[must_use]
     pub const fn algorithm(&self) -> SignatureAlgorithm {
         match self.0 {
             Kind::P256(_) => SignatureAlgorithm::EcdsaP256,
             Kind::P384(_) => SignatureAlgorithm::EcdsaP384,
+            Kind::MlDsa65(_) => SignatureAlgorithm::MlDsa65,
+            Kind::MlDsa87(_) => SignatureAlgorithm::MlDsa87,
         }
     }
 
-    /// Writes the uncompressed point to the start of `out` and returns it.
-    pub fn point<'a>(&self, out: &'a mut [u8; MAX_POINT_LENGTH]) -> &'a [u8] {
-        match &self.0 {
-            Kind::P256(key) => copied(key.as_affine().to_sec1_point(false).as_bytes(), out),
-            Kind::P384(key) => copied(key.as_affine().to_sec1_point(false).as_bytes(), out),
-        }
-    }
-
-    /// Returns the SHA-384 digest of the uncompressed point.
+    /// Returns the SHA-384 digest of the key as a certificate has it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        sha384(self.point(&mut [0; MAX_POINT_LENGTH]))
-    }
-
-    /// Returns whether `signature` is this key's over what was `signed`.
-    #[must_use]
-    pub fn verifies(&self, signed: &Signed<'_>, signature: &[u8]) -> bool {
-        let prehash = signed.prehash();
-        let prehash = prehash.as_bytes();
         match &self.0 {
-            Kind::P256(key) => p256::ecdsa::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify_prehash(prehash, &signature).is_ok()),
-            Kind::P384(key) => p384::ecdsa::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify_prehash(prehash, &signature).is_ok()),
+            Kind::P256(key) => sha384(key.as_affine().to_sec1_point(false).as_bytes()),
+            Kind::P384(key) => sha384(key.as_affine().to_sec1_point(false).as_bytes()),
+            Kind::MlDsa65(fingerprint) | Kind::MlDsa87(fingerprint) => *fingerprint,
         }
     }
-}
 
-fn copied<'a>(point: &[u8], out: &'a mut [u8; MAX_POINT_LENGTH]) -> &'a [u8] {
-    for (byte, value) in out.iter_mut().zip(point) {
-        *byte = *value;
+    /// Returns whether `signature` is this key's over what was `signed`. `raw` begins with the key
+    /// itself if that is known by its digest, and is not looked at otherwise.
+    #[must_use]
+    pub fn verifies(&self, raw: &[u8], signed: &Signed<'_>, signature: &[u8]) -> bool {
+        match &self.0 {
+            Kind::P256(key) => {
+                p256::ecdsa::Signature::from_slice(signature).is_ok_and(|signature| {
+                    key.verify_prehash(signed.prehash().as_bytes(), &signature)
+                        .is_ok()
+                })
+            }
+            Kind::P384(key) => {
+                p384::ecdsa::Signature::from_slice(signature).is_ok_and(|signature| {
+                    key.verify_prehash(signed.prehash().as_bytes(), &signature)
+                        .is_ok()
+                })
+            }
+            Kind::MlDsa65(_) => self.ml_dsa_verifies::<MlDsa65>(raw, signed, signature),
+            Kind::MlDsa87(_) => self.ml_dsa_verifies::<MlDsa87>(raw, signed, signature),
+        }
     }
-    out.get(..point.len()).unwrap_or_default()
+
+    fn ml_dsa_verifies<P: MlDsaParams>(
+        &self,
+        raw: &[u8],
+        signed: &Signed<'_>,
+        signature: &[u8],
+    ) -> bool {
+        // The memory that held the key in the meantime may have been somebody else's.
+        let Some(raw) = raw
+            .get(..self.algorithm().key_length())
+            .filter(|raw| sha384(raw) == self.fingerprint())
+        else {
+            return false;
+        };
+        let Ok(signature) = ml_dsa::Signature::<P>::try_from(signature) else {
+            return false;
+        };
+        let Ok(key) = ml_dsa::VerifyingKey::<P>::new_from_slice(raw) else {
+            return false;
+        };
+        let (message, length) = signed.message();
+        let message = message.get(..length).unwrap_or_default();
+        key.verify_with_context(message, signed.context.words(), &signature)
+    }
 }

@@ -32,6 +32,10 @@ pub enum SignatureAlgorithm {
     EcdsaP256,
     /// ECDSA over NIST P-384.
     EcdsaP384,
+    /// ML-DSA-65.
+    MlDsa65,
+    /// ML-DSA-87.
+    MlDsa87,
 }
 
 impl SignatureAlgorithm {
@@ -41,7 +45,26 @@ impl SignatureAlgorithm {
         match self {
             Self::EcdsaP256 => 64,
             Self::EcdsaP384 => 96,
+            Self::MlDsa65 => 3309,
+            Self::MlDsa87 => 4627,
         }
+    }
+
+    /// Returns the bytes of a public key: an uncompressed point, or the encoding of FIPS 204.
+    #[must_use]
+    pub const fn key_length(self) -> usize {
+        match self {
+            Self::EcdsaP256 => 65,
+            Self::EcdsaP384 => 97,
+            Self::MlDsa65 => 1952,
+            Self::MlDsa87 => 2592,
+        }
+    }
+
+    /// Returns whether keys are so long that a [`PublicKey`](super::PublicKey) is their digest.
+    #[must_use]
+    pub const fn has_long_keys(self) -> bool {
+        matches!(self, Self::MlDsa65 | Self::MlDsa87)
     }
 }
 
@@ -52,24 +75,32 @@ pub enum ExchangeAlgorithm {
     Secp256r1,
     /// Ephemeral Diffie-Hellman on secp384r1.
     Secp384r1,
+    /// ML-KEM-768.
+    MlKem768,
+    /// ML-KEM-1024.
+    MlKem1024,
 }
 
 impl ExchangeAlgorithm {
-    /// Returns the bytes of the requester's exchange value.
+    /// Returns the bytes of the requester's exchange value: coordinates, or an encapsulation key.
     #[must_use]
     pub const fn request_length(self) -> usize {
         match self {
             Self::Secp256r1 => 64,
             Self::Secp384r1 => 96,
+            Self::MlKem768 => 1184,
+            Self::MlKem1024 => 1568,
         }
     }
 
-    /// Returns the bytes of the responder's exchange value.
+    /// Returns the bytes of the responder's exchange value: coordinates, or a ciphertext.
     #[must_use]
     pub const fn response_length(self) -> usize {
         match self {
             Self::Secp256r1 => 64,
             Self::Secp384r1 => 96,
+            Self::MlKem768 => 1088,
+            Self::MlKem1024 => 1568,
         }
     }
 }

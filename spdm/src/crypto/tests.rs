@@ -3,8 +3,8 @@
 
 use super::{
     AeadAlgorithm, Digest, Ephemeral, ExchangeAlgorithm, HashAlgorithm, KeyAgreement, PublicKey,
-    RECORD_LIMIT, RecordError, RecordKey, Schedule, Secret, Signed, SigningContext, Transcript,
-    signing_prefix,
+    RECORD_LIMIT, RecordError, RecordKey, Schedule, Secret, SignatureAlgorithm, Signed,
+    SigningContext, Transcript, sha384, signing_prefix,
 };
 use crate::wire::Version;
 use crate::wire::record::{MESSAGE_OFFSET, OVERHEAD};
@@ -204,7 +204,7 @@ fn a_signature_serves_one_purpose_in_one_version_only() {
     let signing = p384::ecdsa::SigningKey::from_slice(&[3; 48]).unwrap();
     let point = signing.verifying_key().to_sec1_point(false);
     let key = PublicKey::new(point.as_bytes()).unwrap();
-    assert_eq!(key.point(&mut [0; 97]), point.as_bytes());
+    assert_eq!(key.fingerprint(), sha384(point.as_bytes()));
     let digest = Digest::new(HashAlgorithm::Sha384, &[5; 48]).unwrap();
     let signed = Signed {
         version: Version::V1_2,
@@ -216,7 +216,7 @@ fn a_signature_serves_one_purpose_in_one_version_only() {
     input.extend(digest.as_bytes());
     let signature: p384::ecdsa::Signature = signing.sign(&input);
     let signature: [u8; 96] = signature.to_bytes().into();
-    assert!(key.verifies(&signed, &signature));
+    assert!(key.verifies(&[], &signed, &signature));
     let other = Digest::new(HashAlgorithm::Sha384, &[6; 48]).unwrap();
     let others = [
         Signed {
@@ -237,10 +237,10 @@ fn a_signature_serves_one_purpose_in_one_version_only() {
         },
     ];
     for other in others {
-        assert!(!key.verifies(&other, &signature), "{other:?}");
+        assert!(!key.verifies(&[], &other, &signature), "{other:?}");
     }
     for bad in [&[0; 96][..], &[0xff; 96], &signature[1..], &[]] {
-        assert!(!key.verifies(&signed, bad));
+        assert!(!key.verifies(&[], &signed, bad));
     }
 }
 
@@ -286,4 +286,74 @@ fn a_digest_equals_itself_and_no_other_length() {
         other[hash.length() - 1] ^= 1;
         assert!(!digest.equals(&other));
     }
+}
+
+#[test]
+fn an_encapsulated_secret_comes_out_of_the_seed_alone() {
+    use ml_kem::{EncapsulationKey, MlKem768, MlKem1024};
+    let mut random = |bytes: &mut [u8]| {
+        bytes.fill(9);
+        Ok(())
+    };
+    let (ours, key) = Ephemeral::generate(ExchangeAlgorithm::MlKem768, &mut random).unwrap();
+    assert_eq!(key.as_bytes().len(), 1184);
+    let key = EncapsulationKey::<MlKem768>::new(key.as_bytes().try_into().unwrap()).unwrap();
+    let (ciphertext, shared) = key.encapsulate_deterministic(&[1; 32].into());
+    assert_eq!(ciphertext.len(), 1088);
+    assert_eq!(ours.agree(&ciphertext).unwrap().as_bytes(), &shared[..]);
+
+    let algorithm = ExchangeAlgorithm::MlKem1024;
+    let (ours, key) = Ephemeral::generate(algorithm, &mut random).unwrap();
+    let key = EncapsulationKey::<MlKem1024>::new(key.as_bytes().try_into().unwrap()).unwrap();
+    let (mut ciphertext, shared) = key.encapsulate_deterministic(&[1; 32].into());
+    assert_eq!(ours.agree(&ciphertext).unwrap().as_bytes(), &shared[..]);
+    // Another ciphertext is not refused, but yields something else.
+    let (ours, _) = Ephemeral::generate(algorithm, &mut random).unwrap();
+    ciphertext[7] ^= 1;
+    assert_ne!(ours.agree(&ciphertext).unwrap().as_bytes(), &shared[..]);
+    let (ours, _) = Ephemeral::generate(algorithm, &mut random).unwrap();
+    assert!(ours.agree(&ciphertext[1..]).is_err());
+}
+
+#[test]
+fn a_long_key_is_known_by_its_digest_and_only_that_key_verifies() {
+    let signing = ml_dsa::ExpandedSigningKey::<ml_dsa::MlDsa65>::from_seed(&[1; 32].into());
+    let raw = signing.verifying_key().encode();
+    let key = PublicKey::from_raw(SignatureAlgorithm::MlDsa65, &raw).unwrap();
+    assert_eq!(key.fingerprint(), sha384(&raw));
+    let digest = Digest::new(HashAlgorithm::Sha384, &[5; 48]).unwrap();
+    let signed = Signed {
+        version: Version::V1_4,
+        hash: HashAlgorithm::Sha384,
+        context: SigningContext::Measurements,
+        digest: &digest,
+    };
+    let mut message = signing_prefix(signed.version, signed.context).to_vec();
+    message.extend(digest.as_bytes());
+    let words = signed.context.words();
+    let sign = |message: &[u8], words: &[u8]| {
+        let signature = signing.sign_deterministic(message, words);
+        signature.unwrap().encode().to_vec()
+    };
+    let signature = sign(&message, words);
+    assert_eq!(signature.len(), 3309);
+    assert!(key.verifies(&raw, &signed, &signature));
+    // The key may stand in larger memory, but has to be the one.
+    let mut larger = raw.to_vec();
+    larger.resize(2592, 0xff);
+    assert!(key.verifies(&larger, &signed, &signature));
+    larger[1000] ^= 1;
+    assert!(!key.verifies(&larger, &signed, &signature));
+    assert!(!key.verifies(&raw[1..], &signed, &signature));
+    assert!(!key.verifies(&raw, &signed, &signature[1..]));
+    assert!(!key.verifies(&raw, &signed, &[]));
+    assert!(!key.verifies(&raw, &signed, &sign(&message, b"")));
+    assert!(!key.verifies(&raw, &signed, &sign(&message[1..], words)));
+    // Nor is it the key of another algorithm.
+    let other = SignatureAlgorithm::MlDsa87;
+    assert!(PublicKey::from_raw(other, &raw).is_err());
+    let other = PublicKey::from_fingerprint(other, key.fingerprint()).unwrap();
+    assert!(other != key && !other.verifies(&larger, &signed, &signature));
+    let classical = SignatureAlgorithm::EcdsaP384;
+    assert!(PublicKey::from_fingerprint(classical, key.fingerprint()).is_err());
 }

@@ -10,7 +10,10 @@
 use sha2::{Digest as _, Sha384};
 use zerocopy::FromBytes;
 
-use crate::crypto::{Digest, Fingerprint, MAX_POINT_LENGTH, PublicKey, Suite, Transcript};
+use super::workspace::RawKey;
+use crate::crypto::{
+    Digest, Fingerprint, MAX_POINT_LENGTH, PublicKey, SignatureAlgorithm, Suite, Transcript,
+};
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::Version;
 use crate::wire::certificate::{Certificate, ChainHeader};
@@ -18,19 +21,42 @@ use crate::wire::certificate::{Certificate, ChainHeader};
 /// Portions after which a device is not taken to be serious about sending a chain.
 const MAX_PORTIONS: u16 = 256;
 
-/// DER of a `SubjectPublicKeyInfo` for an uncompressed point of P-256, up to the point: SEQUENCE,
-/// AlgorithmIdentifier { id-ecPublicKey, secp256r1 }, BIT STRING with no unused bits.
-const P256_KEY_INFO: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+/// DER of the `SubjectPublicKeyInfo` of each kind of key, up to the key: SEQUENCE,
+/// AlgorithmIdentifier, BIT STRING with no unused bits.
+const KEY_INFOS: [(SignatureAlgorithm, &[u8]); 4] = [
+    // id-ecPublicKey, secp256r1.
+    (
+        SignatureAlgorithm::EcdsaP256,
+        &[
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+            0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+        ],
+    ),
+    // id-ecPublicKey, secp384r1.
+    (
+        SignatureAlgorithm::EcdsaP384,
+        &[
+            0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06,
+            0x05, 0x2b, 0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
+        ],
+    ),
+    // id-ml-dsa-65.
+    (
+        SignatureAlgorithm::MlDsa65,
+        &[
+            0x30, 0x82, 0x07, 0xb2, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03,
+            0x04, 0x03, 0x12, 0x03, 0x82, 0x07, 0xa1, 0x00,
+        ],
+    ),
+    // id-ml-dsa-87.
+    (
+        SignatureAlgorithm::MlDsa87,
+        &[
+            0x30, 0x82, 0x0a, 0x32, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03,
+            0x04, 0x03, 0x13, 0x03, 0x82, 0x0a, 0x21, 0x00,
+        ],
+    ),
 ];
-/// The same for a point of P-384.
-const P384_KEY_INFO: [u8; 23] = [
-    0x30, 0x76, 0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
-    0x81, 0x04, 0x00, 0x22, 0x03, 0x62, 0x00,
-];
-/// Bytes of the longest key info that is held.
-const KEY_INFO_LENGTH: usize = P384_KEY_INFO.len() + MAX_POINT_LENGTH;
 
 const TAG_INTEGER: u8 = 0x02;
 const TAG_SEQUENCE: u8 = 0x30;
@@ -78,11 +104,12 @@ impl ChainReader {
     }
 
     /// Takes the answer to a request for at most `asked` bytes. Says what the chain is once it is
-    /// whole.
+    /// whole. A key that is too long to be held is written to `raw`.
     pub(super) fn take(
         &mut self,
         answer: &Certificate<'_>,
         asked: u16,
+        raw: &mut RawKey,
     ) -> Result<Option<Whole>, Error> {
         let length =
             u16::try_from(answer.portion.len()).map_err(|_| PeerMisbehaved::WrongPortion)?;
@@ -108,14 +135,14 @@ impl ChainReader {
         self.received = received;
         self.hash.update(answer.portion);
         self.evidence.update(answer.portion);
-        self.walker.take(answer.portion, total)?;
+        self.walker.take(answer.portion, total, raw)?;
         if answer.remainder != 0 {
             return Ok(None);
         }
         Ok(Some(Whole {
             digest: self.hash.digest(),
             fingerprint: self.evidence.clone().finalize().into(),
-            leaf: self.walker.finish()?,
+            leaf: self.walker.finish(raw)?,
         }))
     }
 }
@@ -138,15 +165,32 @@ enum Place {
     Elements(u8),
     /// `subjectPublicKeyInfo`.
     KeyInfo,
-    /// The point.
-    Point,
+    /// What of that stands before the key.
+    Algorithm,
+    /// The key.
+    Key(SignatureAlgorithm),
     /// The rest of the certificate.
     Rest,
+}
+
+/// What is known of a certificate's key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    /// Not there yet, or of no kind that is known.
+    None,
+    /// For other signatures than were agreed on.
+    Other,
+    /// A point.
+    Short(PublicKey),
+    /// A key that was written where keys go that are not held.
+    Long(SignatureAlgorithm),
 }
 
 /// Walks a chain byte by byte.
 struct Walker {
     version: Version,
+    /// What the leaf's key is to sign with.
+    signature: SignatureAlgorithm,
     /// Bytes of the digest behind the header of the chain.
     root_digest: usize,
     place: Place,
@@ -154,11 +198,11 @@ struct Walker {
     skip: usize,
     /// Bytes of the certificate that have not been passed, while inside one.
     left: usize,
-    /// The element header or key that is being gathered.
-    held: [u8; KEY_INFO_LENGTH],
+    /// The element header, algorithm or point that is being gathered.
+    held: [u8; MAX_POINT_LENGTH],
     held_length: usize,
     /// The key in the certificate that was walked last.
-    key: Option<PublicKey>,
+    key: Key,
 }
 
 const FORMAT: Error = Error::Peer(PeerMisbehaved::ChainFormat);
@@ -167,31 +211,36 @@ impl Walker {
     const fn new(suite: &Suite) -> Self {
         Self {
             version: suite.version,
+            signature: suite.signature,
             root_digest: suite.hash.length(),
             place: Place::ChainHeader,
             skip: 0,
             left: 0,
-            held: [0; KEY_INFO_LENGTH],
+            held: [0; MAX_POINT_LENGTH],
             held_length: 0,
-            key: None,
+            key: Key::None,
         }
     }
 
-    fn take(&mut self, bytes: &[u8], total: u16) -> Result<(), Error> {
+    fn take(&mut self, bytes: &[u8], total: u16, raw: &mut RawKey) -> Result<(), Error> {
         for byte in bytes {
-            self.step(*byte, total)?;
+            self.step(*byte, total, raw)?;
         }
         Ok(())
     }
 
-    fn step(&mut self, byte: u8, total: u16) -> Result<(), Error> {
+    fn step(&mut self, byte: u8, total: u16, raw: &mut RawKey) -> Result<(), Error> {
         if !matches!(self.place, Place::ChainHeader | Place::Certificate) {
             self.left = self.left.checked_sub(1).ok_or(FORMAT)?;
         }
         if self.skip > 0 {
             self.skip = self.skip.saturating_sub(1);
         } else {
-            *self.held.get_mut(self.held_length).ok_or(FORMAT)? = byte;
+            let into: &mut [u8] = match self.place {
+                Place::Key(algorithm) if algorithm.has_long_keys() => raw,
+                _ => &mut self.held,
+            };
+            *into.get_mut(self.held_length).ok_or(FORMAT)? = byte;
             self.held_length = self.held_length.saturating_add(1);
             self.look(total)?;
         }
@@ -215,11 +264,29 @@ impl Walker {
                     self.go(Place::Certificate, self.root_digest);
                 }
             }
-            Place::Point => {
-                if self.held().get(1).map(|length| usize::from(*length))
-                    == self.held_length.checked_sub(2)
-                {
-                    self.key = self.held_key();
+            Place::Algorithm => {
+                let held = self.held();
+                match KEY_INFOS.iter().find(|(_, info)| info.starts_with(held)) {
+                    Some((algorithm, info)) if info.len() == held.len() => {
+                        if *algorithm == self.signature {
+                            self.go(Place::Key(*algorithm), 0);
+                        } else {
+                            self.key = Key::Other;
+                            self.go(Place::Rest, self.left);
+                        }
+                    }
+                    Some(_) => {}
+                    // A key of another kind, as a certificate authority may have.
+                    None => self.go(Place::Rest, self.left),
+                }
+            }
+            Place::Key(algorithm) => {
+                if self.held_length == algorithm.key_length() {
+                    self.key = if algorithm.has_long_keys() {
+                        Key::Long(algorithm)
+                    } else {
+                        PublicKey::new(self.held()).map_or(Key::None, Key::Short)
+                    };
                     self.go(Place::Rest, self.left);
                 }
             }
@@ -240,7 +307,7 @@ impl Walker {
         match (place, tag) {
             (Place::Certificate, TAG_SEQUENCE) => {
                 self.left = length;
-                self.key = None;
+                self.key = Key::None;
                 self.go(Place::TbsCertificate, 0);
             }
             (Place::TbsCertificate, TAG_SEQUENCE) => self.go(Place::Version, 0),
@@ -252,10 +319,8 @@ impl Walker {
                 Some(0) | None => self.go(Place::KeyInfo, length),
                 Some(count) => self.go(Place::Elements(count), length),
             },
-            // The header stays held: it is part of what a key is compared with.
-            (Place::KeyInfo, TAG_SEQUENCE) if is_held(length) => self.place = Place::Point,
-            // A key of another kind, as a certificate authority may have.
-            (Place::KeyInfo, TAG_SEQUENCE) => self.go(Place::Rest, self.left),
+            // The header stays held: it is part of what says which algorithm it is.
+            (Place::KeyInfo, TAG_SEQUENCE) => self.place = Place::Algorithm,
             _ => return Err(FORMAT),
         }
         Ok(())
@@ -285,29 +350,19 @@ impl Walker {
         }
     }
 
-    /// Returns the key whose whole info is held, if it is of a kind that signs.
-    fn held_key(&self) -> Option<PublicKey> {
-        let held = self.held();
-        let point = held
-            .strip_prefix(&P256_KEY_INFO)
-            .or_else(|| held.strip_prefix(&P384_KEY_INFO))?;
-        PublicKey::new(point).ok()
-    }
-
     /// Returns the key of the last certificate, if the chain ends where that does.
-    fn finish(&self) -> Result<PublicKey, Error> {
-        if self.place == Place::Certificate && self.skip == 0 && self.held_length == 0 {
-            self.key.ok_or(FORMAT)
-        } else {
-            Err(FORMAT)
+    fn finish(&self, raw: &RawKey) -> Result<PublicKey, Error> {
+        if self.place != Place::Certificate || self.skip != 0 || self.held_length != 0 {
+            return Err(FORMAT);
+        }
+        match self.key {
+            Key::None => Err(FORMAT),
+            Key::Other => Err(PeerMisbehaved::WrongKey.into()),
+            Key::Short(key) => Ok(key),
+            Key::Long(algorithm) => {
+                let raw = raw.get(..algorithm.key_length()).ok_or(Error::Internal)?;
+                PublicKey::from_raw(algorithm, raw).map_err(|_| FORMAT)
+            }
         }
     }
-}
-
-/// Returns whether the content of a key info has the length of one that is held.
-fn is_held(length: usize) -> bool {
-    [P256_KEY_INFO.get(1), P384_KEY_INFO.get(1)]
-        .into_iter()
-        .flatten()
-        .any(|known| usize::from(*known) == length)
 }

@@ -5,7 +5,7 @@
 
 use super::chain::ChainReader;
 use super::offer::MAX_NEGOTIATE;
-use super::workspace::MAX_LARGE_MESSAGE;
+use super::workspace::{MAX_LARGE_MESSAGE, RawKey};
 use super::{Answer, Event, Next, Object, Outcome, Progress, Request, Shared, State};
 use crate::crypto::{Digest, Opening, PublicKey, Transcript};
 use crate::error::{Error, PeerMisbehaved};
@@ -222,6 +222,7 @@ impl ReadCertificate {
         &mut self,
         shared: &mut Shared,
         answer: Answer<'_>,
+        raw: &mut RawKey,
     ) -> Result<Progress<K>, Error> {
         let (portion, used) = Certificate::parse(answer.bytes, shared.suite.version)?;
         let message = answer.exact(used)?;
@@ -229,7 +230,7 @@ impl ReadCertificate {
             return Err(PeerMisbehaved::WrongPortion.into());
         }
         let (_, asked) = self.wanted(shared);
-        let whole = self.chain.take(&portion, asked)?;
+        let whole = self.chain.take(&portion, asked, raw)?;
         self.m1 = shared.joined(message);
         let progress = match whole {
             None => {
@@ -244,9 +245,6 @@ impl ReadCertificate {
             Some(chain) => {
                 if chain.digest != self.promised {
                     return Err(PeerMisbehaved::ChainDigest.into());
-                }
-                if chain.leaf.algorithm() != shared.suite.signature {
-                    return Err(PeerMisbehaved::WrongKey.into());
                 }
                 shared.digests.certificate = Some(chain.fingerprint);
                 let next = State::Discovered(Discovered {

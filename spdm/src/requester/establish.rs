@@ -5,6 +5,7 @@
 
 use super::discover::Discovered;
 use super::session::{Session, Task};
+use super::workspace::RawKey;
 use super::{Answer, Outcome, Progress, Request, Shared, State};
 use crate::crypto::{
     Digest, HandshakeSecrets, KeyAgreement, PublicKey, Random, RecordKey, Signed, SigningContext,
@@ -34,24 +35,32 @@ pub(super) fn draw_context(
     Ok(context)
 }
 
-/// Checks that `signature` is the device's over `transcript`.
-pub(super) fn check_signature(
-    key: &PublicKey,
-    suite: &Suite,
-    context: SigningContext,
-    transcript: &Transcript,
-    signature: &[u8],
-) -> Result<(), PeerMisbehaved> {
-    let signed = Signed {
-        version: suite.version,
-        hash: suite.hash,
-        context,
-        digest: &transcript.digest(),
-    };
-    if key.verifies(&signed, signature) {
-        Ok(())
-    } else {
-        Err(PeerMisbehaved::Signature)
+/// Whose signatures are looked at: a key, and the key itself if that is known by its digest.
+pub(super) struct Signer<'a> {
+    pub(super) suite: &'a Suite,
+    pub(super) key: &'a PublicKey,
+    pub(super) raw: &'a RawKey,
+}
+
+impl Signer<'_> {
+    /// Checks that `signature` is over `transcript`.
+    pub(super) fn check(
+        &self,
+        context: SigningContext,
+        transcript: &Transcript,
+        signature: &[u8],
+    ) -> Result<(), PeerMisbehaved> {
+        let signed = Signed {
+            version: self.suite.version,
+            hash: self.suite.hash,
+            context,
+            digest: &transcript.digest(),
+        };
+        if self.key.verifies(self.raw, &signed, signature) {
+            Ok(())
+        } else {
+            Err(PeerMisbehaved::Signature)
+        }
     }
 }
 
@@ -101,6 +110,7 @@ impl Challenged {
         &self,
         shared: &mut Shared,
         answer: Answer<'_>,
+        raw: &RawKey,
     ) -> Result<Progress<K>, Error> {
         let layout = shared.suite.layout();
         let (auth, used) = ChallengeAuth::parse(answer.bytes, &layout, true)?;
@@ -118,8 +128,12 @@ impl Challenged {
         }
         let signed = message.len().saturating_sub(layout.signature);
         let m1 = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
-        let context = SigningContext::ChallengeAuth;
-        check_signature(&self.key, &shared.suite, context, &m1, auth.signature)?;
+        let signer = Signer {
+            suite: &shared.suite,
+            key: &self.key,
+            raw,
+        };
+        signer.check(SigningContext::ChallengeAuth, &m1, auth.signature)?;
         Ok(Progress::to(State::KeyExchange(Exchanging::new(
             &self.vca, self.chain, self.key,
         ))))
@@ -176,6 +190,7 @@ impl<K: KeyAgreement> Exchanging<K> {
         &mut self,
         shared: &mut Shared,
         answer: Answer<'_>,
+        raw: &RawKey,
     ) -> Result<Progress<K>, Error> {
         let suite = shared.suite;
         let layout = suite.layout();
@@ -190,8 +205,12 @@ impl<K: KeyAgreement> Exchanging<K> {
         let after = KeyExchangeResponse::after_signed(&layout);
         let signed = message.len().saturating_sub(after);
         let th = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
-        let context = SigningContext::KeyExchangeRsp;
-        check_signature(&self.key, &suite, context, &th, response.signature)?;
+        let signer = Signer {
+            suite: &suite,
+            key: &self.key,
+            raw,
+        };
+        signer.check(SigningContext::KeyExchangeRsp, &th, response.signature)?;
         let th = th.with(response.signature);
         let th1 = th.digest();
         let agreement = self.agreement.take().ok_or(Error::Internal)?;

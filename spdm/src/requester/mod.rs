@@ -114,7 +114,21 @@ impl<K: KeyAgreement> Requester<K> {
     /// Returns whether the next step needs the [`Workspace`] as the last one left it.
     #[must_use]
     pub const fn uses_workspace(&self) -> bool {
-        self.exchange.is_large()
+        self.exchange.is_large() || self.holds_long_key()
+    }
+
+    /// Returns whether the device's key is in the workspace, or on its way there.
+    const fn holds_long_key(&self) -> bool {
+        let may_hold = matches!(
+            self.state,
+            State::Certificate(_)
+                | State::Discovered(_)
+                | State::Challenge(_)
+                | State::KeyExchange(_)
+                | State::Finish(_)
+                | State::Session(..)
+        );
+        may_hold && self.shared.suite.signature.has_long_keys()
     }
 
     /// Starts an operation; [`step`](Self::step) with [`Input::Begin`] follows.

@@ -7,9 +7,10 @@ use crate::crypto::{AeadAlgorithm, ExchangeAlgorithm, HashAlgorithm, SignatureAl
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::negotiation::{
     AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305, ASYM_ECDSA_P256, ASYM_ECDSA_P384,
-    Algorithm, Algorithms, DHE_SECP256R1, DHE_SECP384R1, HASH_SHA256, HASH_SHA384,
-    KEY_SCHEDULE_SPDM, MEASUREMENT_HASH_SHA256, MEASUREMENT_HASH_SHA384,
-    MEASUREMENT_SPECIFICATION_DMTF, NegotiateAlgorithms, OPAQUE_FORMAT_1, VersionResponse,
+    Algorithm, Algorithms, DHE_SECP256R1, DHE_SECP384R1, HASH_SHA256, HASH_SHA384, KEM_ML_KEM_768,
+    KEM_ML_KEM_1024, KEY_SCHEDULE_SPDM, MEASUREMENT_HASH_SHA256, MEASUREMENT_HASH_SHA384,
+    MEASUREMENT_SPECIFICATION_DMTF, NegotiateAlgorithms, OPAQUE_FORMAT_1, PQC_ASYM_ML_DSA_65,
+    PQC_ASYM_ML_DSA_87, VersionResponse,
 };
 use crate::wire::{Malformed, Version};
 
@@ -21,10 +22,14 @@ pub struct Offer {
     pub versions: u8,
     /// Signatures.
     pub asym: u32,
+    /// Post-quantum signatures, of which version 1.4 can select one in place of the others.
+    pub pqc_asym: u32,
     /// Hashes.
     pub hash: u32,
     /// Diffie-Hellman groups.
     pub dhe: u16,
+    /// Key encapsulation, of which version 1.4 can select one in place of a group.
+    pub kem: u16,
     /// Encryption of records.
     pub aead: u16,
     /// Hashes that measurements may be digests of. The device says which; nothing is offered.
@@ -46,6 +51,11 @@ const ASYM: [(u32, SignatureAlgorithm); 2] = [
     (ASYM_ECDSA_P256, SignatureAlgorithm::EcdsaP256),
 ];
 
+const PQC_ASYM: [(u32, SignatureAlgorithm); 2] = [
+    (PQC_ASYM_ML_DSA_87, SignatureAlgorithm::MlDsa87),
+    (PQC_ASYM_ML_DSA_65, SignatureAlgorithm::MlDsa65),
+];
+
 const HASH: [(u32, HashAlgorithm); 2] = [
     (HASH_SHA384, HashAlgorithm::Sha384),
     (HASH_SHA256, HashAlgorithm::Sha256),
@@ -54,6 +64,11 @@ const HASH: [(u32, HashAlgorithm); 2] = [
 const DHE: [(u16, ExchangeAlgorithm); 2] = [
     (DHE_SECP384R1, ExchangeAlgorithm::Secp384r1),
     (DHE_SECP256R1, ExchangeAlgorithm::Secp256r1),
+];
+
+const KEM: [(u16, ExchangeAlgorithm); 2] = [
+    (KEM_ML_KEM_1024, ExchangeAlgorithm::MlKem1024),
+    (KEM_ML_KEM_768, ExchangeAlgorithm::MlKem768),
 ];
 
 const AEAD: [(u16, AeadAlgorithm); 3] = [
@@ -67,8 +82,10 @@ impl Offer {
     pub const ALL: Self = Self {
         versions: 0x1c,
         asym: ASYM_ECDSA_P384 | ASYM_ECDSA_P256,
+        pqc_asym: PQC_ASYM_ML_DSA_87 | PQC_ASYM_ML_DSA_65,
         hash: HASH_SHA384 | HASH_SHA256,
         dhe: DHE_SECP384R1 | DHE_SECP256R1,
+        kem: KEM_ML_KEM_1024 | KEM_ML_KEM_768,
         aead: AEAD_AES_256_GCM | AEAD_AES_128_GCM | AEAD_CHACHA20_POLY1305,
         measurement_hash: MEASUREMENT_HASH_SHA384 | MEASUREMENT_HASH_SHA256,
     };
@@ -78,8 +95,10 @@ impl Offer {
         Self {
             versions: self.versions & Self::ALL.versions,
             asym: self.asym & Self::ALL.asym,
+            pqc_asym: self.pqc_asym & Self::ALL.pqc_asym,
             hash: self.hash & Self::ALL.hash,
             dhe: self.dhe & Self::ALL.dhe,
+            kem: self.kem & Self::ALL.kem,
             aead: self.aead & Self::ALL.aead,
             measurement_hash: self.measurement_hash & Self::ALL.measurement_hash,
         }
@@ -93,20 +112,37 @@ impl Offer {
             .map(|(_, version)| *version)
     }
 
+    /// Returns the offer without what a version does not know.
+    const fn in_version(self, version: Version) -> Self {
+        if version.is_at_least(Version::V1_4) {
+            self
+        } else {
+            Self {
+                pqc_asym: 0,
+                kem: 0,
+                ..self
+            }
+        }
+    }
+
     /// Writes NEGOTIATE_ALGORITHMS and returns its length.
     pub(super) fn emit(&self, version: Version, out: &mut [u8]) -> Result<usize, Malformed> {
-        let algorithms = [
-            Algorithm::new(Algorithm::DHE, self.dhe),
-            Algorithm::new(Algorithm::AEAD, self.aead),
+        let this = self.in_version(version);
+        let list = [
+            Algorithm::new(Algorithm::DHE, this.dhe),
+            Algorithm::new(Algorithm::AEAD, this.aead),
             Algorithm::new(Algorithm::KEY_SCHEDULE, KEY_SCHEDULE_SPDM),
+            Algorithm::new(Algorithm::KEM, this.kem),
         ];
+        // A list is in the order of kinds, and begins with the groups even if there are none.
+        let offered = if this.kem == 0 { 3 } else { list.len() };
         let message = NegotiateAlgorithms {
             measurement_specification: MEASUREMENT_SPECIFICATION_DMTF,
             other_parameters: OPAQUE_FORMAT_1,
-            asym: self.asym,
-            hash: self.hash,
-            pqc_asym: 0,
-            algorithms: &algorithms,
+            asym: this.asym,
+            hash: this.hash,
+            pqc_asym: this.pqc_asym,
+            algorithms: list.get(..offered).unwrap_or_default(),
         };
         message.emit(version, out)
     }
@@ -120,7 +156,6 @@ impl Offer {
         if selected.measurement_specification != MEASUREMENT_SPECIFICATION_DMTF
             || selected.other_parameters != OPAQUE_FORMAT_1
             || !is_one_of(selected.measurement_hash, self.measurement_hash)
-            || selected.pqc_asym != 0
         {
             return Err(PeerMisbehaved::WrongAlgorithm.into());
         }
@@ -128,12 +163,24 @@ impl Offer {
         if list.key_schedule != KEY_SCHEDULE_SPDM {
             return Err(PeerMisbehaved::WrongAlgorithm.into());
         }
+        let this = self.in_version(version);
+        // Of the classical and the post-quantum ones, one kind is selected, and the other is not.
+        let signature = match (selected.asym, selected.pqc_asym) {
+            (asym, 0) => chosen(&ASYM, this.asym, asym)?,
+            (0, pqc_asym) => chosen(&PQC_ASYM, this.pqc_asym, pqc_asym)?,
+            _ => return Err(PeerMisbehaved::WrongAlgorithm.into()),
+        };
+        let exchange = match (list.dhe, list.kem) {
+            (dhe, 0) => chosen(&DHE, this.dhe, dhe)?,
+            (0, kem) => chosen(&KEM, this.kem, kem)?,
+            _ => return Err(PeerMisbehaved::WrongAlgorithm.into()),
+        };
         Ok(Suite {
             version,
-            hash: chosen(&HASH, self.hash, selected.hash)?,
-            signature: chosen(&ASYM, self.asym, selected.asym)?,
-            exchange: chosen(&DHE, self.dhe, list.dhe)?,
-            aead: chosen(&AEAD, self.aead, list.aead)?,
+            hash: chosen(&HASH, this.hash, selected.hash)?,
+            signature,
+            exchange,
+            aead: chosen(&AEAD, this.aead, list.aead)?,
         })
     }
 }
@@ -144,6 +191,7 @@ struct List {
     dhe: u16,
     aead: u16,
     key_schedule: u16,
+    kem: u16,
 }
 
 impl List {
@@ -156,6 +204,7 @@ impl List {
                 Algorithm::DHE => &mut list.dhe,
                 Algorithm::AEAD => &mut list.aead,
                 Algorithm::KEY_SCHEDULE => &mut list.key_schedule,
+                Algorithm::KEM => &mut list.kem,
                 _ if mask == 0 => continue,
                 _ => return Err(PeerMisbehaved::WrongAlgorithm),
             };

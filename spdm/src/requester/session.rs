@@ -6,7 +6,8 @@
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::api::{Config, LEAST_UPDATE_AFTER, UPDATE_AFTER};
-use super::establish::{check_signature, draw_context};
+use super::establish::{Signer, draw_context};
+use super::workspace::RawKey;
 use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, Source, State};
 use crate::crypto::{
     AeadAlgorithm, DataSecrets, PublicKey, Random, RecordKey, Secret, SigningContext, Suite,
@@ -216,11 +217,12 @@ impl Task {
         session: &Session,
         shared: &mut Shared,
         answer: Answer<'_>,
+        raw: &RawKey,
     ) -> Result<Progress<K>, Error> {
         let version = shared.suite.version;
         match self {
             Self::Idle => Err(Error::Internal),
-            Self::Measure { context, .. } => measured(session, shared, context, answer),
+            Self::Measure { context, .. } => measured(session, shared, context, answer, raw),
             Self::Vendor(payload) => vendor_answered(version, payload, answer),
             Self::Heartbeat => {
                 answer.bare(version, Code::HEARTBEAT_ACK)?;
@@ -274,6 +276,7 @@ fn measured<K>(
     shared: &mut Shared,
     context: &RequesterContext,
     answer: Answer<'_>,
+    raw: &RawKey,
 ) -> Result<Progress<K>, Error> {
     let layout = shared.suite.layout();
     let (measurements, used) = Measurements::parse(answer.bytes, &layout, true)?;
@@ -287,8 +290,12 @@ fn measured<K>(
     let signed = message.len().saturating_sub(layout.signature);
     let l1 = shared.joined(message.get(..signed).ok_or(Error::Internal)?);
     let signature = measurements.signature.ok_or(Error::Internal)?;
-    let context = SigningContext::Measurements;
-    check_signature(&session.key, &shared.suite, context, &l1, signature)?;
+    let signer = Signer {
+        suite: &shared.suite,
+        key: &session.key,
+        raw,
+    };
+    signer.check(SigningContext::Measurements, &l1, signature)?;
     shared.digests.measurements = Some(sha384(message));
     let outcome = Outcome::Measured {
         blocks: measurements.block_count,

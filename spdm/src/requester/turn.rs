@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 
 use super::large::{Fetching, Sending, Taken};
 use super::session::Task;
+use super::workspace::RawKey;
 use super::{
     Answer, Event, Next, Object, Outcome, Output, Phase, Progress, Protocol, Request, Requester,
     Slice, Source, State, Workspace,
@@ -338,7 +339,7 @@ impl<K: KeyAgreement> Requester<K> {
             workspace.message.zeroize();
         }
         let answer = Answer { bytes, padding };
-        match self.conclude(answer, place)? {
+        match self.conclude(answer, place, &mut workspace.key)? {
             (None, cache_response) => self.send(out, workspace, random, cache_response),
             (Some(outcome), cache_response) => Ok(Output::Done {
                 outcome,
@@ -386,7 +387,7 @@ impl<K: KeyAgreement> Requester<K> {
         };
         let bytes = workspace.message.get(..total).ok_or(Error::Internal)?;
         let answer = Answer { bytes, padding: 0 };
-        match self.conclude(answer, place)? {
+        match self.conclude(answer, place, &mut workspace.key)? {
             (None, cache_response) => {
                 workspace.message.zeroize();
                 self.send(out, workspace, random, cache_response)
@@ -404,8 +405,9 @@ impl<K: KeyAgreement> Requester<K> {
         &mut self,
         answer: Answer<'_>,
         place: Place,
+        raw: &mut RawKey,
     ) -> Result<(Option<Outcome>, Option<Slice>), Error> {
-        let progress = self.answer(answer)?;
+        let progress = self.answer(answer, raw)?;
         let cache = match place.source {
             Source::Workspace => place.cache,
             Source::Response => progress.cache.map(|slice| Slice {
@@ -426,18 +428,18 @@ impl<K: KeyAgreement> Requester<K> {
     }
 
     /// Lets the state judge an answer.
-    fn answer(&mut self, answer: Answer<'_>) -> Result<Progress<K>, Error> {
+    fn answer(&mut self, answer: Answer<'_>, raw: &mut RawKey) -> Result<Progress<K>, Error> {
         let shared = &mut self.shared;
         match &mut self.state {
             State::Version(state) => state.answer(shared, answer),
             State::Capabilities(state) => state.answer(shared, answer),
             State::Algorithms(state) => state.answer(shared, answer),
             State::Digests(state) => state.answer(shared, answer),
-            State::Certificate(state) => state.answer(shared, answer),
-            State::Challenge(state) => state.answer(shared, answer),
-            State::KeyExchange(state) => state.answer(shared, answer),
+            State::Certificate(state) => state.answer(shared, answer, raw),
+            State::Challenge(state) => state.answer(shared, answer, raw),
+            State::KeyExchange(state) => state.answer(shared, answer, raw),
             State::Finish(state) => state.answer(shared, answer),
-            State::Session(session, task) => task.answer(session, shared, answer),
+            State::Session(session, task) => task.answer(session, shared, answer, raw),
             State::Start | State::Discovered(_) | State::Ended | State::Dead => {
                 Err(Error::Internal)
             }

@@ -11,6 +11,9 @@ pub const MAX_LARGE_MESSAGE: usize = 12288;
 /// Bytes of the largest public key that is kept as the certificate has it: ML-DSA-87.
 pub const MAX_RAW_KEY: usize = 2592;
 
+/// A public key as the certificate has it, at the start.
+pub(crate) type RawKey = [u8; MAX_RAW_KEY];
+
 /// Memory that the caller lends for a step.
 ///
 /// While [`SpdmRequester::uses_workspace`](super::SpdmRequester::uses_workspace) says so, the next
@@ -22,7 +25,7 @@ pub struct Workspace {
     /// A large message that is being put together or taken apart.
     pub(crate) message: [u8; MAX_LARGE_MESSAGE],
     /// The public key of the leaf certificate, if it is of a kind that is not kept elsewhere.
-    pub(crate) key: [u8; MAX_RAW_KEY],
+    pub(crate) key: RawKey,
 }
 
 /// What four donated granules hold, each less its own header.

@@ -215,6 +215,10 @@ pub const OPAQUE_FORMAT_1: u8 = 2;
 pub const ASYM_ECDSA_P256: u32 = 0x10;
 /// Signatures: ECDSA over NIST P-384.
 pub const ASYM_ECDSA_P384: u32 = 0x80;
+/// Post-quantum signatures: ML-DSA-65.
+pub const PQC_ASYM_ML_DSA_65: u32 = 0x2;
+/// Post-quantum signatures: ML-DSA-87.
+pub const PQC_ASYM_ML_DSA_87: u32 = 0x4;
 /// Hash: SHA-256.
 pub const HASH_SHA256: u32 = 0x1;
 /// Hash: SHA-384.
@@ -227,6 +231,10 @@ pub const MEASUREMENT_HASH_SHA384: u32 = 0x4;
 pub const DHE_SECP256R1: u16 = 0x8;
 /// Key exchange: secp384r1.
 pub const DHE_SECP384R1: u16 = 0x10;
+/// Key encapsulation: ML-KEM-768.
+pub const KEM_ML_KEM_768: u16 = 0x2;
+/// Key encapsulation: ML-KEM-1024.
+pub const KEM_ML_KEM_1024: u16 = 0x4;
 /// Encryption: AES-128-GCM.
 pub const AEAD_AES_128_GCM: u16 = 0x1;
 /// Encryption: AES-256-GCM.
@@ -257,6 +265,8 @@ impl Algorithm {
     pub const AEAD: u8 = 3;
     /// Kind: key schedule.
     pub const KEY_SCHEDULE: u8 = 5;
+    /// Kind: key encapsulation, from version 1.4 on.
+    pub const KEM: u8 = 7;
 
     /// Makes an entry.
     #[must_use]

@@ -67,8 +67,10 @@ impl KeyAgreement for RecordedAgreement {
 const OFFER: Offer = Offer {
     versions: 1 << 2,
     asym: ASYM_ECDSA_P384,
+    pqc_asym: 0,
     hash: HASH_SHA384,
     dhe: DHE_SECP384R1,
+    kem: 0,
     aead: AEAD_AES_256_GCM,
     measurement_hash: MEASUREMENT_HASH_SHA384,
 };

@@ -255,7 +255,7 @@ fn verifies(
             context,
             digest,
         };
-        key(recording).verifies(&signed, signature)
+        key(recording).verifies(&[], &signed, signature)
     };
     assert!(verifies(&digest), "signature in {number}");
     let mut other = digest.as_bytes().to_vec();

@@ -375,7 +375,7 @@ fn a_chain_must_be_made_of_certificates_with_nothing_between_or_behind() {
         // The last certificate has a key of another curve.
         chain(&[
             leaf.clone(),
-            certificate_with(point_info(&P384, &pair.responder.key.point()[..65]), 40),
+            certificate_with(point_info(&P384, &pair.responder.key.raw()[..65]), 40),
         ]),
     ];
     for (row, bytes) in chains.into_iter().enumerate() {
@@ -400,7 +400,7 @@ fn no_byte_that_frames_a_certificate_can_be_bent_without_notice_or_harm() {
             if outcome.is_ok() && pair.requester.start(Operation::Establish { key }).is_ok() {
                 assert!(
                     bent.windows(97)
-                        .any(|window| window == pair.responder.key.point())
+                        .any(|window| window == pair.responder.key.raw())
                 );
             }
         }

@@ -4,8 +4,8 @@
 //! A device in a few lines. It answers one requester at a time, and lies where it is told to.
 
 use tsm_spdm::crypto::{
-    Digest, Ephemeral, HandshakeSecrets, KeyAgreement, PublicKey, RecordKey, Secret, Signed,
-    SigningContext, Suite, Transcript,
+    Digest, HandshakeSecrets, PublicKey, RecordKey, Secret, Signed, SigningContext, Suite,
+    Transcript,
 };
 use tsm_spdm::wire::certificate::{Certificate, Digests, GetCertificate};
 use tsm_spdm::wire::challenge::{Challenge, ChallengeAuth, SummaryType};
@@ -26,7 +26,7 @@ use tsm_spdm::{
 };
 
 use crate::chunker::{Chunker, Taken};
-use crate::identity::{Key, OFFER, SUITE, certificate, chain, select};
+use crate::identity::{Key, OFFER, SUITE, agree, certificate, chain, select};
 
 pub const CAPABILITIES: Capabilities = Capabilities::CERT
     .union(Capabilities::CHAL)
@@ -288,7 +288,7 @@ impl Responder {
             self.random(bytes);
             Ok(())
         };
-        let (agreement, half) = Ephemeral::generate(suite.exchange, &mut source).unwrap();
+        let (half, shared) = agree(&suite, exchange.exchange, &mut source)?;
         let mut opaque = [0; 12];
         emit_version_selection(0x1200, &mut opaque)?;
         let response = KeyExchangeResponse {
@@ -296,7 +296,7 @@ impl Responder {
             session_id: 0xabcd,
             mutual_authentication: 0,
             random: &nonce,
-            exchange: half.as_bytes(),
+            exchange: &half,
             summary: summary.as_deref(),
             opaque: &opaque,
             signature: &vec![0; layout.signature],
@@ -313,7 +313,6 @@ impl Responder {
         let mut message = self.sign(SigningContext::KeyExchangeRsp, out, &mut th);
         th.update(&message[message.len() - layout.signature..]);
         let th1 = th.digest();
-        let shared = agreement.agree(exchange.exchange)?;
         let secrets = HandshakeSecrets::new(suite.schedule(), &shared, &th1);
         let key = secrets.response.finished_key();
         let verify_data = key.hmac(th1.as_bytes());

@@ -23,9 +23,31 @@ fn pair(suite: Suite, challenge: bool) -> Pair {
         responder: Responder::new(suite),
         ..Pair::with(Config {
             challenge,
+            // What post-quantum signatures need in one piece.
+            data_transfer_size: 8192,
             ..Config::new(7)
         })
     }
+}
+
+/// Every post-quantum suite, and each algorithm with classical ones.
+fn post_quantum_suites() -> Vec<Suite> {
+    let with = |signature, exchange| Suite {
+        signature,
+        exchange,
+        ..Suite::STRONGEST
+    };
+    vec![
+        with(SignatureAlgorithm::MlDsa65, ExchangeAlgorithm::MlKem768),
+        with(SignatureAlgorithm::MlDsa87, ExchangeAlgorithm::MlKem1024),
+        with(SignatureAlgorithm::MlDsa65, ExchangeAlgorithm::Secp256r1),
+        with(SignatureAlgorithm::EcdsaP256, ExchangeAlgorithm::MlKem1024),
+        Suite {
+            hash: HashAlgorithm::Sha256,
+            aead: AeadAlgorithm::ChaCha20Poly1305,
+            ..with(SignatureAlgorithm::MlDsa87, ExchangeAlgorithm::MlKem768)
+        },
+    ]
 }
 
 /// Every version with every combination of algorithms.
@@ -70,14 +92,14 @@ fn everything(pair: &mut Pair) -> Result<(), Error> {
 
 #[test]
 fn every_suite_of_every_version_carries_a_session() {
-    for suite in suites() {
+    for suite in suites().into_iter().chain(post_quantum_suites()) {
         let mut pair = pair(suite, true);
         assert_eq!(everything(&mut pair), Ok(()), "{suite:?}");
         // Evidence is known by SHA-384, whatever was agreed on.
         let digests = pair.requester.digests();
         assert_eq!(digests.vca(), Some(&sha384(&pair.kept[0])));
         assert_eq!(digests.certificate(), Some(&sha384(&pair.responder.chain)));
-        let key = sha384(&pair.responder.key.point());
+        let key = sha384(&pair.responder.key.raw());
         assert_eq!(digests.public_key(), Some(&key));
     }
 }
@@ -171,8 +193,10 @@ fn exactly_one_of_what_was_offered_is_to_be_selected() {
     // B06. Where in ALGORITHMS each selection stands, and the bits that the offer has there.
     let offer = Offer {
         asym: ASYM_ECDSA_P384 | ASYM_ECDSA_P256,
+        pqc_asym: 0,
         hash: HASH_SHA384,
         dhe: DHE_SECP384R1,
+        kem: 0,
         aead: AEAD_AES_256_GCM,
         ..Offer::ALL
     };
@@ -268,5 +292,123 @@ fn a_chain_longer_than_portions_can_say_is_refused_where_the_header_can_say_it()
         pair.responder.chain[2] = 1;
         let long = Err(Error::Peer(PeerMisbehaved::ChainLength));
         assert_eq!(pair.operate(Operation::Discover) == long, refused);
+    }
+}
+
+#[test]
+fn classical_and_post_quantum_are_never_both_selected() {
+    // B06. Each change adds a second selection, which was offered as well.
+    type Change = fn(&mut Vec<u8>);
+    let rows: [(Suite, Change); 4] = [
+        (Suite::STRONGEST, |m| m[20] = 4),
+        (Suite::STRONGEST, |m| {
+            m[2] += 1;
+            m[4] += 4;
+            m.extend([7, 0x20, 4, 0]);
+        }),
+        (post_quantum_suites()[1], |m| m[12] = 0x80),
+        (post_quantum_suites()[1], |m| {
+            m[2] += 1;
+            m[4] += 4;
+            m.extend([2, 0x20, 0x10, 0]);
+        }),
+    ];
+    for (row, (suite, change)) in rows.into_iter().enumerate() {
+        let mut pair = pair(suite, true);
+        pair.responder.before_sealing = Box::new(move |code, message| {
+            if code == Code::ALGORITHMS {
+                change(message);
+            }
+        });
+        let wrong = Err(Error::Peer(PeerMisbehaved::WrongAlgorithm));
+        assert_eq!(pair.operate(Operation::Discover), wrong, "row {row}");
+    }
+}
+
+#[test]
+fn post_quantum_algorithms_are_of_version_1_4_only() {
+    for version in [Version::V1_2, Version::V1_3] {
+        // A device that selects what that version could not offer.
+        let suite = Suite {
+            version,
+            exchange: ExchangeAlgorithm::MlKem1024,
+            ..Suite::STRONGEST
+        };
+        let mut pair = pair(suite, true);
+        let offered = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let seen = offered.clone();
+        pair.on_request = Box::new(move |request| {
+            if request[1] == Code::NEGOTIATE_ALGORITHMS.0 {
+                seen.borrow_mut().clone_from(request);
+            }
+        });
+        let wrong = Err(Error::Peer(PeerMisbehaved::WrongAlgorithm));
+        assert_eq!(pair.operate(Operation::Discover), wrong);
+        let offered = offered.borrow();
+        assert_eq!((offered.len(), &offered[16..28]), (44, &[0; 12][..]));
+    }
+}
+
+#[test]
+fn a_long_key_is_looked_at_again_after_it_was_in_lent_memory() {
+    for suite in post_quantum_suites() {
+        if !suite.signature.has_long_keys() {
+            continue;
+        }
+        let mut pair = pair(suite, true);
+        pair.operate(Operation::Discover).unwrap();
+        assert!(pair.requester.uses_workspace());
+        let key = pair.responder.public_key();
+        pair.workspace = tsm_spdm::Workspace::new();
+        let refused = Err(Error::Peer(PeerMisbehaved::Signature));
+        assert_eq!(pair.operate(Operation::Establish { key }), refused);
+        assert!(!pair.requester.uses_workspace());
+    }
+}
+
+#[test]
+fn a_ciphertext_that_was_changed_ends_the_exchange() {
+    for suite in post_quantum_suites() {
+        if suite.exchange == ExchangeAlgorithm::Secp256r1 {
+            continue;
+        }
+        let mut pair = pair(suite, false);
+        // Before it is signed: the device itself sends another one than it made.
+        pair.responder.before_signing = Box::new(|code, message| {
+            if code == Code::KEY_EXCHANGE_RSP {
+                message[300] ^= 1;
+            }
+        });
+        let wrong = Err(Error::Peer(PeerMisbehaved::VerifyData));
+        assert_eq!(pair.establish(), wrong, "{suite:?}");
+    }
+}
+
+#[test]
+fn a_long_signature_serves_nothing_else_and_has_no_other_length() {
+    for suite in post_quantum_suites() {
+        for code in [
+            Code::CHALLENGE_AUTH,
+            Code::KEY_EXCHANGE_RSP,
+            Code::MEASUREMENTS,
+        ] {
+            let at = move |message: &[u8]| {
+                let after = if code == Code::KEY_EXCHANGE_RSP {
+                    suite.hash.length()
+                } else {
+                    0
+                };
+                message.len() - after - suite.signature.length() / 2
+            };
+            let mut pair = pair(suite, true);
+            pair.responder.before_sealing = Box::new(move |this, message| {
+                if this == code {
+                    let at = at(message);
+                    message[at] ^= 1;
+                }
+            });
+            let refused = Err(Error::Peer(PeerMisbehaved::Signature));
+            assert_eq!(everything(&mut pair), refused, "{suite:?} {code:?}");
+        }
     }
 }

@@ -5,8 +5,8 @@ use zeroize::ZeroizeOnDrop;
 
 use super::{Payload, Session, Task};
 use crate::crypto::{
-    Digest, HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, SharedSecret, Suite,
-    Transcript,
+    Digest, HandshakeSecrets, PublicKey, RECORD_LIMIT, RecordKey, Secret, Seed, SharedSecret,
+    Suite, Transcript,
 };
 use crate::requester::api::UPDATE_AFTER;
 use crate::requester::state::State;
@@ -102,4 +102,6 @@ fn whatever_holds_a_secret_erases_it() {
     erases::<Payload>();
     erases::<p256::SecretKey>();
     erases::<p384::SecretKey>();
+    erases::<Seed>();
+    erases::<ml_kem::DecapsulationKey<ml_kem::MlKem1024>>();
 }
