@@ -70,7 +70,9 @@ impl<'a> Digests<'a> {
             return None;
         }
         let below = usize::try_from((self.slot_mask & bit.wrapping_sub(1)).count_ones()).ok()?;
-        self.digests.chunks_exact(layout.hash).nth(below)
+        let start = below.checked_mul(layout.hash)?;
+        let end = start.checked_add(layout.hash)?;
+        self.digests.get(start..end)
     }
 }
 
