@@ -200,6 +200,8 @@ impl PublicKey {
         }
     }
 
+    /// Kept apart, so that other signatures do not need the stack that this takes.
+    #[inline(never)]
     fn ml_dsa_verifies<P: MlDsaParams>(
         &self,
         raw: &[u8],

@@ -24,7 +24,7 @@ use super::{read_register, zero_granule};
 use crate::log::warning;
 
 /// Size of the stack in bytes. The largest work is a signature of ML-DSA-87.
-pub const SIZE: u64 = 256 << 10;
+pub const SIZE: u64 = 512 << 10;
 /// Bytes of the address space below the stack that stay empty: more than the largest frame.
 pub const GUARD_SIZE: u64 = SIZE;
 /// Where the empty part starts.
