@@ -341,6 +341,7 @@ impl Device {
             ..
         } = self;
         let mut note = |event: Event| tell(observer.as_mut(), faults, &event);
+        link.place(functions.first().and_then(|view| view.rid));
         streams.exercise(link.as_mut(), &mut note);
         functions.check(&mut note, &|session, stream, locked, now| {
             if !streams.carries(stream, session) {

@@ -6,7 +6,7 @@
 use zeroize::Zeroizing;
 
 use crate::event::{Event, SessionId};
-use crate::link::{KEYS_PER_STREAM, KeySlot, LinkKey, LinkKeys, LinkStatus, exercise};
+use crate::link::{KEYS_PER_STREAM, KeySlot, LinkKey, LinkKeys, LinkStatus, Traffic, exercise};
 use crate::spdm::Refusal;
 
 /// Selective IDE streams that the device can hold keys for.
@@ -51,6 +51,7 @@ struct Stream {
     session: SessionId,
     keys: [Option<Key>; KEYS_PER_STREAM],
     status: LinkStatus,
+    traffic: Traffic,
     packet: u64,
 }
 
@@ -71,6 +72,10 @@ pub struct StreamView {
     pub in_use: usize,
     /// What the link model says.
     pub status: LinkStatus,
+    /// Packets that flowed under the keys in use, both ways. Wraps.
+    pub sent: u32,
+    /// How many of them could not be opened. Wraps.
+    pub lost: u32,
 }
 
 impl Streams {
@@ -81,6 +86,8 @@ impl Streams {
             programmed: stream.keys.iter().flatten().count(),
             in_use: stream.keys.iter().flatten().filter(|key| key.go).count(),
             status: stream.status,
+            sent: stream.traffic.sent,
+            lost: stream.traffic.lost,
         })
     }
 
@@ -183,6 +190,7 @@ impl Streams {
                 session,
                 keys: [const { None }; KEYS_PER_STREAM],
                 status: LinkStatus::default(),
+                traffic: Traffic::default(),
                 packet: 0,
             });
             self.0.len() - 1
@@ -243,12 +251,9 @@ impl Streams {
                 .keys
                 .each_ref()
                 .map(|key| key.as_ref().filter(|key| key.go).map(|key| &key.value));
-            exercise(
-                &ours,
-                &link.keys(stream.id),
-                stream.packet,
-                &mut stream.status,
-            );
+            let theirs = link.keys(stream.id);
+            exercise(&ours, &theirs, stream.packet, &mut stream.status);
+            stream.traffic.flow(&ours, &theirs, stream.packet);
             stream.packet += 1;
             if stream.status != before {
                 link.publish(stream.id, stream.status);

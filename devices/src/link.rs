@@ -91,6 +91,10 @@ pub struct LinkStatus {
 
 /// The root port's end of the link.
 pub trait LinkKeys: Send {
+    /// Takes note of where the function is now: the root port tells streams apart by it.
+    fn place(&mut self, rid: Option<u16>) {
+        let _ = rid;
+    }
     /// Returns the keys of `stream` that the root port uses, named as the root port sees them.
     fn keys(&mut self, stream: u8) -> EndKeys;
     /// Shows the root port what became of `stream`.
@@ -167,9 +171,65 @@ pub(crate) fn exercise(
     status.secure = complete && !failed;
 }
 
+/// Packets that flow all the time: each sender takes up a key set when it starts, and keeps to it
+/// until it starts the other one or stops this one.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    /// Whether each sender had the key of each set, and which set it sends under.
+    senders: [([bool; 2], Option<u8>); 6],
+    /// Packets that were sent.
+    pub sent: u32,
+    /// Packets that were sent and could not be opened.
+    pub lost: u32,
+}
+
+impl Traffic {
+    /// Sends one packet from each sender that has a key. Without the root port's registers no packet
+    /// takes the stream.
+    pub fn flow(
+        &mut self,
+        device: &[Option<&LinkKey>; KEYS_PER_STREAM],
+        port: &EndKeys,
+        packet: u64,
+    ) {
+        if port.iter().all(Option::is_none) {
+            *self = Self {
+                senders: Default::default(),
+                ..*self
+            };
+            return;
+        }
+        for (number, slot) in KeySlot::of_set(0).enumerate() {
+            let keys = [0, 1].map(|key_set| {
+                let slot = KeySlot { key_set, ..slot };
+                let (ours, theirs) = (device[slot.index()], port[slot.opposite().index()].as_ref());
+                if slot.transmit {
+                    (ours, theirs)
+                } else {
+                    (theirs, ours)
+                }
+            });
+            let has = keys.map(|(sender, _)| sender.is_some());
+            let (had, sending) = self.senders[number];
+            let started = (0..2).find(|set| has[*set] && !had[*set]);
+            let kept = sending.map(usize::from).filter(|set| has[*set]);
+            let other = (0..2).find(|set| has[*set]);
+            let now = started.or(kept).or(other);
+            self.senders[number] = (has, now.map(|set| set as u8));
+            let Some((Some(sender), receiver)) = now.map(|set| keys[set]) else {
+                continue;
+            };
+            self.sent = self.sent.wrapping_add(1);
+            if !receiver.is_some_and(|receiver| arrives(sender, receiver, packet)) {
+                self.lost = self.lost.wrapping_add(1);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{EndKeys, KEYS_PER_STREAM, KeySlot, LinkKey, LinkStatus, exercise};
+    use super::{EndKeys, KEYS_PER_STREAM, KeySlot, LinkKey, LinkStatus, Traffic, exercise};
     use zeroize::Zeroizing;
 
     fn key(byte: u8) -> LinkKey {
@@ -257,5 +317,36 @@ mod tests {
         let (device, _) = ends();
         let (port, _) = ends();
         assert!(!run(&device, &port).secure);
+    }
+
+    #[test]
+    fn a_sender_that_takes_up_keys_before_its_receiver_loses_packets() {
+        let (mut device, mut port) = ends();
+        let mut traffic = Traffic::default();
+        let flow = |traffic: &mut Traffic, device: &EndKeys, port: &EndKeys| {
+            traffic.flow(&device.each_ref().map(Option::as_ref), port, 7);
+            (traffic.sent, traffic.lost)
+        };
+        assert_eq!(flow(&mut traffic, &device, &port), (6, 0));
+        let new = KeySlot {
+            key_set: 1,
+            sub_stream: 0,
+            transmit: true,
+        };
+        device[new.index()] = Some(key(9));
+        assert_eq!(flow(&mut traffic, &device, &port), (12, 1));
+        assert_eq!(flow(&mut traffic, &device, &port), (18, 2));
+        port[new.opposite().index()] = Some(key(9));
+        assert_eq!(flow(&mut traffic, &device, &port), (24, 2));
+        // The old key may go at the sender, not at a receiver that is still sent to under it.
+        let old = KeySlot { key_set: 0, ..new };
+        device[old.index()] = None;
+        port[old.opposite().index()] = None;
+        assert_eq!(flow(&mut traffic, &device, &port), (30, 2));
+        port[old.index()] = None;
+        device[old.opposite().index()] = None;
+        assert_eq!(flow(&mut traffic, &device, &port), (35, 2));
+        port = [const { None }; KEYS_PER_STREAM];
+        assert_eq!(flow(&mut traffic, &device, &port), (35, 2));
     }
 }

@@ -79,6 +79,8 @@
 #define RMI_PDEV_STREAM_COMPLETE 0xc4000206ull
 /* RMI_PDEV_STREAM_KEY_REFRESH(pdev_1, pdev_2, handle) -> () */
 #define RMI_PDEV_STREAM_KEY_REFRESH 0xc400017aull
+/* RMI_PDEV_STREAM_KEY_PURGE(pdev_1, pdev_2, handle) -> () */
+#define RMI_PDEV_STREAM_KEY_PURGE 0xc4000207ull
 /* RMI_PDEV_STREAM_DISCONNECT(pdev_1, pdev_2, handle) -> () */
 #define RMI_PDEV_STREAM_DISCONNECT 0xc4000205ull
 /* RMI_PDEV_STOP(pdev) -> () */

@@ -26,7 +26,7 @@ mod key;
 mod state;
 mod stream;
 
-pub use capability::Capability;
+pub use capability::{Capability, Shown, find_stream};
 pub use ids::StreamIds;
 pub use key::{End, Flow, INITIAL_IV, Key, KeyMaterial, KeySet, SubStream};
 pub use state::{Event, StreamState, TRANSITIONS, Transition};

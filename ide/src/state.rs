@@ -14,7 +14,7 @@ pub enum StreamState {
     Disconnected,
     /// All keys are being stopped on both ends.
     Disconnecting,
-    /// The keys of a refresh that failed are being stopped; both ends use the old set.
+    /// The key set that is not in use is being stopped, whether or not an end has any of it.
     Purging,
     /// The other key set is on its way to both ends.
     Refreshing,
@@ -52,6 +52,8 @@ pub enum Event {
     Connect,
     /// The host wants new keys.
     Refresh,
+    /// The host wants the key set that is not in use forgotten.
+    Purge,
     /// The host wants the stream gone.
     Disconnect,
     /// Every action of the present state is done.
@@ -64,9 +66,10 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connect,
         Self::Refresh,
+        Self::Purge,
         Self::Disconnect,
         Self::Complete,
         Self::FailBeforeUse,
@@ -93,8 +96,8 @@ const fn row(from: StreamState, event: Event, to: StreamState) -> Transition {
 ///
 /// A receiver may refuse the old key set once it has seen the new one (PCIe 6.0, 6.33.5), so a
 /// refresh can be taken back only before the first transmitter goes.
-pub const TRANSITIONS: [Transition; 13] = {
-    use Event::{Complete, Connect, Disconnect, Fail, FailBeforeUse, Refresh};
+pub const TRANSITIONS: [Transition; 14] = {
+    use Event::{Complete, Connect, Disconnect, Fail, FailBeforeUse, Purge, Refresh};
     use StreamState::{Connected, Connecting, Disconnected, Disconnecting, Purging, Refreshing};
     [
         row(Disconnected, Connect, Connecting),
@@ -105,6 +108,7 @@ pub const TRANSITIONS: [Transition; 13] = {
         row(Refreshing, Complete, Connected),
         row(Refreshing, FailBeforeUse, Purging),
         row(Refreshing, Fail, Disconnecting),
+        row(Connected, Purge, Purging),
         row(Purging, Complete, Connected),
         row(Purging, Fail, Disconnecting),
         row(Connected, Disconnect, Disconnecting),

@@ -31,6 +31,12 @@ pub enum Action {
     Go(End, Key),
     /// Make the end stop using the key and forget it.
     Stop(End, Key),
+    /// Make the root port's registers say which packets take the stream, which is not enabled yet.
+    Associate,
+    /// Enable the stream at the root port.
+    Enable,
+    /// Disable the stream at the root port and make no packet take it.
+    Clear,
 }
 
 impl Action {
@@ -39,6 +45,7 @@ impl Action {
     pub const fn end(self) -> End {
         match self {
             Self::Program(end, _) | Self::Go(end, _) | Self::Stop(end, _) => end,
+            Self::Associate | Self::Enable | Self::Clear => End::RootPort,
         }
     }
 }
@@ -54,6 +61,19 @@ struct Holdings {
     going: u16,
 }
 
+/// What the root port's registers say about the stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Registers {
+    /// Nothing.
+    Clear,
+    /// Perhaps something: they were being written.
+    Touched,
+    /// Which packets take the stream.
+    Associated,
+    /// That too, and it is enabled.
+    Enabled,
+}
+
 /// A stream between a root port and a device: its state, what each end holds, and the one key that
 /// is on its way. The key is zeroed once both ends have it, on every failure, and on drop.
 pub struct Stream {
@@ -63,6 +83,7 @@ pub struct Stream {
     current: KeySet,
     device: Holdings,
     root_port: Holdings,
+    registers: Registers,
     pending: Option<Action>,
     material: KeyMaterial,
 }
@@ -85,6 +106,7 @@ impl Stream {
                 programmed: 0,
                 going: 0,
             },
+            registers: Registers::Clear,
             pending: None,
             material: KeyMaterial::none(),
         }
@@ -125,6 +147,18 @@ impl Stream {
         self.moves(Event::Refresh)
     }
 
+    /// Begins to stop the key set that is not in use, on both ends and whatever they hold of it: an
+    /// end that kept a key of it by mistake has none afterwards.
+    pub fn purge(&mut self) -> Result<(), Error> {
+        self.moves(Event::Purge)?;
+        for key in Key::of(self.current.other()) {
+            for end in End::ALL {
+                self.holdings(end).touched |= key.bit();
+            }
+        }
+        Ok(())
+    }
+
     /// Begins to stop all keys.
     pub fn disconnect(&mut self) -> Result<(), Error> {
         self.moves(Event::Disconnect)
@@ -134,7 +168,7 @@ impl Stream {
     /// none is left and [`Self::complete`] may be called. `random` fills a fresh key.
     pub fn next(
         &mut self,
-        random: &mut dyn FnMut(&mut [u8; 32]) -> Result<(), NoEntropy>,
+        random: &mut impl FnMut(&mut [u8; 32]) -> Result<(), NoEntropy>,
     ) -> Result<Option<Action>, Error> {
         if self.pending.is_some() {
             return Ok(self.pending);
@@ -150,6 +184,9 @@ impl Stream {
                 }
             }
             self.holdings(end).touched |= key.bit();
+        }
+        if action == Some(Action::Associate) {
+            self.registers = Registers::Touched;
         }
         self.pending = action;
         Ok(action)
@@ -175,6 +212,9 @@ impl Stream {
             }
             Some(Action::Go(end, key)) => self.holdings(end).going |= key.bit(),
             Some(Action::Stop(end, key)) => self.drop_key(end, key),
+            Some(Action::Associate) => self.registers = Registers::Associated,
+            Some(Action::Enable) => self.registers = Registers::Enabled,
+            Some(Action::Clear) => self.registers = Registers::Clear,
             None => {}
         }
     }
@@ -183,7 +223,7 @@ impl Stream {
     /// back on both ends by the actions that follow.
     ///
     /// A device that does not stop a key is taken for lost: without its peer a key protects
-    /// nothing. A root port that does not stop a key is asked again.
+    /// nothing. A root port that does not stop a key, or does not forget the stream, is asked again.
     pub fn fail(&mut self) {
         let failed = self.pending.take();
         self.forget_key();
@@ -272,15 +312,34 @@ impl Stream {
     fn choose(&self) -> Option<Action> {
         match self.state {
             StreamState::Connected | StreamState::Disconnected => None,
-            StreamState::Connecting => self.bring_up(self.current.other()),
+            StreamState::Connecting => self
+                .associate()
+                .or_else(|| self.bring_up(self.current.other()))
+                .or_else(|| self.enable()),
             StreamState::Refreshing => self
                 .bring_up(self.current.other())
                 .or_else(|| self.take_down(self.current)),
             StreamState::Purging => self.take_down(self.current.other()),
             StreamState::Disconnecting => self
                 .take_down(KeySet::K0)
-                .or_else(|| self.take_down(KeySet::K1)),
+                .or_else(|| self.take_down(KeySet::K1))
+                .or_else(|| self.clear()),
         }
+    }
+
+    fn associate(&self) -> Option<Action> {
+        let is_done = matches!(self.registers, Registers::Associated | Registers::Enabled);
+        (!is_done).then_some(Action::Associate)
+    }
+
+    fn enable(&self) -> Option<Action> {
+        (self.registers != Registers::Enabled).then_some(Action::Enable)
+    }
+
+    /// The registers are cleared last: as long as packets take the stream and it has no key, they go
+    /// nowhere.
+    fn clear(&self) -> Option<Action> {
+        (self.registers != Registers::Clear).then_some(Action::Clear)
     }
 
     /// Chooses the next step towards both ends using `set`: all keys first, then all receivers,

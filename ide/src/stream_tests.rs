@@ -14,8 +14,13 @@ type Keys = BTreeMap<u8, ([u8; 32], bool)>;
 struct Bench {
     device: Keys,
     root_port: Keys,
+    /// Whether the root port's registers know the stream, and whether it is enabled.
+    registers: Option<bool>,
     generated: u64,
-    handed_out: BTreeSet<[u8; 32]>,
+    /// Operations driven so far.
+    round: u64,
+    /// Every key that was programmed: in which operation, and as which key.
+    handed_out: BTreeMap<[u8; 32], (u64, u16)>,
 }
 
 impl Bench {
@@ -35,6 +40,7 @@ impl Bench {
     }
 
     fn perform(&mut self, stream: &Stream, action: Action) {
+        let every_key = self.root_port.len() >= Key::PER_SET;
         let keys = match action.end() {
             End::Device => &mut self.device,
             End::RootPort => &mut self.root_port,
@@ -47,18 +53,33 @@ impl Bench {
         match action {
             Action::Program(_, key) => {
                 let bytes = *stream.material().unwrap().bytes();
-                self.handed_out.insert(bytes);
+                let use_of_it = (self.round, key.bit());
+                let first_use = self.handed_out.entry(bytes).or_insert(use_of_it);
+                assert_eq!(*first_use, use_of_it, "a key of another use");
                 keys.insert(place(key), (bytes, false));
             }
             Action::Go(_, key) => keys.get_mut(&place(key)).unwrap().1 = true,
             Action::Stop(_, key) => {
                 keys.remove(&place(key));
             }
+            Action::Associate => {
+                assert!(self.device.is_empty() && self.root_port.is_empty());
+                self.registers = Some(false);
+            }
+            Action::Enable => {
+                assert!(every_key);
+                self.registers = Some(true);
+            }
+            Action::Clear => {
+                assert!(self.root_port.is_empty());
+                self.registers = None;
+            }
         }
     }
 
     /// Does every action; `answer` says whether the nth one succeeds.
     fn drive(&mut self, stream: &mut Stream, mut succeeds: impl FnMut(usize, Action) -> bool) {
+        self.round += 1;
         for step in 0..200 {
             let Some(action) = self.next(stream) else {
                 assert!(no_key_is_left(stream));
@@ -93,10 +114,15 @@ impl Bench {
             && self.root_port.keys().copied().collect::<BTreeSet<_>>() == expected
             && expected.iter().all(same_key)
             && self.device.values().all(|(_, going)| *going)
+            && self.registers == Some(true)
     }
 
     fn neither_has_a_key(&self) -> bool {
         self.device.is_empty() && self.root_port.is_empty()
+    }
+
+    fn is_clear(&self) -> bool {
+        self.neither_has_a_key() && self.registers.is_none()
     }
 }
 
@@ -152,7 +178,9 @@ fn every_receiver_goes_before_any_transmitter() {
                 assert_eq!(programmed, 12);
                 receivers += 1;
             }
-            Action::Stop(..) => panic!("nothing to stop"),
+            Action::Associate => assert_eq!(programmed, 0),
+            Action::Enable => assert_eq!((programmed, receivers), (12, 6)),
+            Action::Stop(..) | Action::Clear => panic!("nothing to stop"),
         }
         true
     });
@@ -166,7 +194,7 @@ fn a_disconnected_stream_leaves_no_key_anywhere() {
     bench.drive(&mut stream, |_, _| true);
     stream.complete().unwrap();
     assert_eq!(stream.state(), StreamState::Disconnected);
-    assert!(bench.neither_has_a_key());
+    assert!(bench.is_clear());
     stream.connect().unwrap();
     bench.drive(&mut stream, |_, _| true);
     stream.complete().unwrap();
@@ -175,7 +203,8 @@ fn a_disconnected_stream_leaves_no_key_anywhere() {
 
 #[test]
 fn a_connect_that_fails_at_any_step_leaves_no_key_on_either_end() {
-    for failing in 0..24 {
+    // The registers, 12 keys, 6 receivers, 6 transmitters, and enabling.
+    for failing in 0..26 {
         for done_anyway in [false, true] {
             let mut bench = Bench::default();
             let mut stream = Stream::new(9);
@@ -194,12 +223,9 @@ fn a_connect_that_fails_at_any_step_leaves_no_key_on_either_end() {
                 stream.acknowledge();
             }
             assert_eq!(stream.state(), StreamState::Disconnecting);
-            assert_eq!(
-                stream.complete().is_err(),
-                !bench.neither_has_a_key() || failing == 0
-            );
+            assert_eq!(stream.complete(), Err(Error::Unfinished));
             bench.drive(&mut stream, |_, _| true);
-            assert!(bench.neither_has_a_key(), "step {failing}");
+            assert!(bench.is_clear(), "step {failing}");
             stream.complete().unwrap();
             assert_eq!(stream.state(), StreamState::Disconnected);
         }
@@ -246,7 +272,7 @@ fn a_refresh_that_fails_later_takes_the_stream_down() {
 
 #[test]
 fn a_lost_device_is_not_asked_again_and_the_root_port_forgets() {
-    for reached in 0..24 {
+    for reached in 0..26 {
         let mut bench = Bench::default();
         let mut stream = Stream::new(9);
         stream.connect().unwrap();
@@ -264,7 +290,7 @@ fn a_lost_device_is_not_asked_again_and_the_root_port_forgets() {
             true
         });
         stream.complete().unwrap();
-        assert!(bench.root_port.is_empty());
+        assert!(bench.root_port.is_empty() && bench.registers.is_none());
     }
     let (_, mut stream) = Bench::connected();
     stream.lose_device();
@@ -288,13 +314,18 @@ fn a_root_port_that_does_not_stop_is_asked_again() {
 #[test]
 fn without_entropy_nothing_is_programmed() {
     for weak in [false, true] {
+        let mut bench = Bench::default();
         let mut stream = Stream::new(1);
         stream.connect().unwrap();
+        assert_eq!(bench.next(&mut stream), Some(Action::Associate));
+        stream.acknowledge();
         let mut random = |_: &mut [u8; 32]| if weak { Ok(()) } else { Err(NoEntropy) };
         assert_eq!(stream.next(&mut random), Err(Error::Entropy));
         assert_eq!(stream.state(), StreamState::Connecting);
         assert!(no_key_is_left(&stream));
         stream.fail();
+        assert_eq!(stream.next(&mut random), Ok(Some(Action::Clear)));
+        stream.acknowledge();
         assert_eq!(stream.next(&mut random), Ok(None));
         stream.complete().unwrap();
         assert_eq!(stream.state(), StreamState::Disconnected);
@@ -314,4 +345,77 @@ fn requests_out_of_turn_change_nothing() {
     let mut stream = Stream::new(0);
     assert_eq!(stream.refresh(), Err(Error::State));
     assert_eq!(stream.disconnect(), Err(Error::State));
+}
+
+/// C05
+#[test]
+fn over_many_refreshes_with_failures_no_key_is_ever_used_twice() {
+    let (mut bench, mut stream) = Bench::connected();
+    // A small generator of its own: which step of which refresh fails.
+    let mut state = 0x1234_5678_u32;
+    for _ in 0..5_000 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let failing = (state >> 24) as usize;
+        let mut sets = [bench.device.clone(), bench.root_port.clone()];
+        for (_, going) in sets.iter_mut().flat_map(|keys| keys.values_mut()) {
+            *going = true;
+        }
+        let old = stream.key_set().unwrap();
+        stream.refresh().unwrap();
+        bench.drive(&mut stream, |step, _| step != failing);
+        stream.complete().unwrap();
+        match stream.state() {
+            StreamState::Connected => {
+                let new = stream.key_set().unwrap();
+                assert!(bench.both_use(new), "never half and half");
+                assert_eq!(new == old, failing < 18);
+                assert_eq!(sets[0] == bench.device, failing < 18);
+            }
+            state => {
+                assert_eq!(state, StreamState::Disconnected);
+                assert!(bench.root_port.is_empty() && bench.registers.is_none());
+                bench.device.clear();
+                stream.connect().unwrap();
+                bench.drive(&mut stream, |_, _| true);
+                stream.complete().unwrap();
+            }
+        }
+    }
+    assert!(bench.handed_out.len() > 20_000);
+}
+
+/// CVE-2025-9614
+#[test]
+fn a_purge_stops_what_either_end_may_have_kept_of_the_other_set() {
+    let (mut bench, mut stream) = Bench::connected();
+    // Keys of an old set that an end should have forgotten.
+    for key in Key::of(KeySet::K1) {
+        bench.device.insert(key.device_byte(), ([7; 32], true));
+        bench
+            .root_port
+            .insert(key.device_byte() ^ 2, ([7; 32], true));
+    }
+    assert!(!bench.both_use(KeySet::K0));
+    stream.purge().unwrap();
+    assert_eq!(stream.key_set(), Some(KeySet::K0), "packets still flow");
+    let mut stopped = 0;
+    bench.drive(&mut stream, |_, action| {
+        stopped += usize::from(matches!(action, Action::Stop(..)));
+        true
+    });
+    stream.complete().unwrap();
+    assert_eq!(stopped, 2 * Key::PER_SET);
+    assert!(bench.both_use(KeySet::K0));
+}
+
+#[test]
+fn a_purge_that_a_device_refuses_takes_the_stream_down() {
+    for failing in 0..12 {
+        let (mut bench, mut stream) = Bench::connected();
+        stream.purge().unwrap();
+        bench.drive(&mut stream, |step, _| step != failing);
+        stream.complete().unwrap();
+        assert_eq!(stream.state(), StreamState::Disconnected, "step {failing}");
+        assert!(bench.root_port.is_empty() && bench.registers.is_none());
+    }
 }

@@ -76,6 +76,70 @@ pub const PORTCULLIS_FEATURES: u64 = 0xc300_0000;
 pub const PORTCULLIS_CONSOLE_WRITE: u64 = 0xc300_0001;
 /// Largest number of bytes that one console call prints.
 pub const CONSOLE_BYTES: usize = 48;
+/// (R-EL2 to EL3: ECAM base, root port, [`stream_register`], two words) Writes a register pair of a
+/// stream of a root port. Pair 0 is a [`StreamAssociation`] and zero; pair 1 to 16 is an address
+/// range, first address and address after the last, or zeros.
+pub const PORTCULLIS_STREAM_WRITE: u64 = 0xc300_0002;
+/// (R-EL2 to EL3: ECAM base, root port, [`stream_register`]) Returns a register pair in x1 and x2.
+pub const PORTCULLIS_STREAM_READ: u64 = 0xc300_0003;
+/// (R-EL2 to EL3: ECAM base, root port, stream) Disables a stream and clears its registers.
+pub const PORTCULLIS_STREAM_CLEAR: u64 = 0xc300_0004;
+/// Number of address ranges of a stream.
+pub const STREAM_RANGES: u64 = 16;
+/// Stream register: stream id.
+pub const STREAM_REGISTER_STREAM: BitField = BitField::new(0, 8);
+/// Stream register: number of the pair, 0 to [`STREAM_RANGES`].
+pub const STREAM_REGISTER_PAIR: BitField = BitField::new(8, 8);
+
+/// Returns the word that names one register pair of a stream.
+#[must_use]
+pub const fn stream_register(stream: u8, pair: u8) -> u64 {
+    STREAM_REGISTER_STREAM.place(stream as u64) | STREAM_REGISTER_PAIR.place(pair as u64)
+}
+
+/// Which requester ids are on a stream, as a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamAssociation {
+    /// First requester id.
+    pub first: u16,
+    /// Last requester id.
+    pub last: u16,
+    /// Whether the stream is enabled.
+    pub enabled: bool,
+}
+
+impl StreamAssociation {
+    const FIRST: BitField = BitField::new(0, 16);
+    const LAST: BitField = BitField::new(16, 16);
+    const ENABLED: BitField = BitField::new(32, 1);
+    const VALID: BitField = BitField::new(33, 1);
+
+    /// Returns the word.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        Self::FIRST.place(self.first as u64)
+            | Self::LAST.place(self.last as u64)
+            | Self::ENABLED.place(self.enabled as u64)
+            | Self::VALID.place(1)
+    }
+
+    /// Returns the association in `word`, if it is one.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        let [a, b, c, d, _, _, _, _] = word.to_le_bytes();
+        let association = Self {
+            first: u16::from_le_bytes([a, b]),
+            last: u16::from_le_bytes([c, d]),
+            enabled: Self::ENABLED.of(word) == 1,
+        };
+        if word == association.word() && association.first <= association.last {
+            Some(association)
+        } else {
+            None
+        }
+    }
+}
+
 /// (EL3 to R-EL2: requester id, [`ConfigAccess`] word, value) Asks for a configuration access of
 /// the host to be performed or refused; returns the value read in x1.
 pub const PORTCULLIS_CONFIG_ACCESS: u64 = 0xc300_0010;
@@ -235,7 +299,10 @@ signed_values! {
 
 #[cfg(test)]
 mod tests {
-    use super::{BootStatus, ConfigAccess, FirmeStatus, Status, stream_info};
+    use super::{
+        BootStatus, ConfigAccess, FirmeStatus, Status, StreamAssociation, stream_info,
+        stream_register,
+    };
 
     #[test]
     fn a_status_comes_back_from_32_and_64_bits() {
@@ -266,6 +333,24 @@ mod tests {
         };
         assert_eq!(access.word(), 0x0104_0114);
         assert_eq!(ConfigAccess::from_word(access.word()), access);
+    }
+
+    #[test]
+    fn an_association_comes_back_from_its_word_and_nothing_else_does() {
+        let association = StreamAssociation {
+            first: 0x0100,
+            last: 0x01ff,
+            enabled: true,
+        };
+        assert_eq!(association.word(), 0x3_01ff_0100);
+        assert_eq!(
+            StreamAssociation::from_word(0x3_01ff_0100),
+            Some(association)
+        );
+        for word in [0, 0x1_01ff_0100, 0x7_01ff_0100, 0x3_0100_0101, u64::MAX] {
+            assert_eq!(StreamAssociation::from_word(word), None);
+        }
+        assert_eq!(stream_register(7, 16), 0x1007);
     }
 
     #[test]

@@ -73,6 +73,7 @@ calls! {
         0x204 PdevStreamConnect "RMI_PDEV_STREAM_CONNECT" (params) -> (handle) "Begins an IDE stream between a root port and a device.";
         0x206 PdevStreamComplete "RMI_PDEV_STREAM_COMPLETE" (pdev_1, pdev_2, handle) -> () "Ends the stream operation that both sides have finished.";
         0x17a PdevStreamKeyRefresh "RMI_PDEV_STREAM_KEY_REFRESH" (pdev_1, pdev_2, handle) -> () "Begins to replace the keys of a stream.";
+        0x207 PdevStreamKeyPurge "RMI_PDEV_STREAM_KEY_PURGE" (pdev_1, pdev_2, handle) -> () "Begins to make both ends of a stream forget the key set that is not in use.";
         0x205 PdevStreamDisconnect "RMI_PDEV_STREAM_DISCONNECT" (pdev_1, pdev_2, handle) -> () "Begins to stop a stream.";
         0x17c PdevStop "RMI_PDEV_STOP" (pdev) -> () "Begins to end the session with a physical device.";
         0x174 PdevAbort "RMI_PDEV_ABORT" (pdev) -> () "Gives up the exchange with a physical device.";
@@ -108,7 +109,6 @@ calls! {
         0x181 "RMI_RTT_AUX_MAP_UNPROTECTED" (rd, ipa, index) -> () "Maps host memory in an auxiliary table.";
         0x183 "RMI_RTT_AUX_UNMAP_PROTECTED" (rd, ipa, index) -> () "Unmaps private memory from an auxiliary table.";
         0x184 "RMI_RTT_AUX_UNMAP_UNPROTECTED" (rd, ipa, index) -> () "Unmaps host memory from an auxiliary table.";
-        0x207 "RMI_PDEV_STREAM_KEY_PURGE" (pdev_1, pdev_2, handle) -> () "Forgets the keys of a stream.";
         0x16a "RMI_VSMMU_CREATE" () -> () "Creates a virtual IOMMU.";
         0x16b "RMI_VSMMU_DESTROY" () -> () "Destroys a virtual IOMMU.";
         0x16c "RMI_VSMMU_MAP" () -> () "Maps a virtual IOMMU.";

@@ -1,26 +1,37 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Key configuration unit: where the keys of a root port's IDE streams go.
+//! Key configuration unit: the IDE streams of root ports, their keys, and which packets take them.
 //!
-//! A 1 MiB window of little-endian 32-bit registers that only the monitor reaches. The link's other
-//! half reads the slots and reports the state of each stream.
+//! A 1 MiB window of little-endian 32-bit registers that only the monitor reaches. It has room for
+//! 256 streams of any root ports; a stream takes an entry with its first register or key and leaves
+//! it with the last. The link's other half reads the entries and reports the state of each stream.
+
+use tsm_abi::el3::{STREAM_RANGES, StreamAssociation};
 
 /// Bytes of the window that hold registers.
-pub const SIZE: u32 = STREAMS + 256 * STREAM_SIZE;
+pub const SIZE: u32 = ENTRIES + ENTRY_COUNT * ENTRY_SIZE;
 
 const MAGIC: (u32, u32) = (0x000, 0x5543_4b50);
-const VERSION: (u32, u32) = (0x004, 1);
-const STREAM_COUNT: (u32, u32) = (0x008, 256);
-const STREAMS: u32 = 0x1000;
-const STREAM_SIZE: u32 = 0x400;
+const VERSION: (u32, u32) = (0x004, 2);
+const COUNT: (u32, u32) = (0x008, ENTRY_COUNT);
+const ENTRIES: u32 = 0x1000;
+const ENTRY_COUNT: u32 = 256;
+const ENTRY_SIZE: u32 = 0x800;
+
+/// Owner of an entry: bits 15:0 the port, 23:16 the stream, bit 31 set while the entry is taken.
+const OWNER: u32 = 0x00;
+const IN_USE: u32 = 1 << 31;
+/// Requester ids of the stream: a [`StreamAssociation`] in two words.
+const ASSOCIATION: u32 = 0x10;
 const SLOTS: u32 = 0x40;
 const SLOT_SIZE: u32 = 0x40;
 const SLOTS_A_STREAM: u32 = 12;
+/// Address ranges of the stream, each of two addresses of two words.
+const RANGES: u32 = 0x400;
+const RANGE_SIZE: u32 = 16;
+const RANGES_END: u32 = RANGES + STREAM_RANGES as u32 * RANGE_SIZE;
 
-/// Root port register of a stream: bits 15:0 the port, bit 31 set while a key is programmed.
-const PORT: u32 = 0x00;
-const IN_USE: u32 = 1 << 31;
 /// Initial invocation field of a slot.
 const IFV: u32 = 0x20;
 /// Control register of a slot.
@@ -41,17 +52,151 @@ pub trait Registers {
 /// Why the unit did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
-    /// An argument names no slot.
+    /// An argument names nothing, or is no value of what it names.
     Argument,
-    /// The slot is not in the state that the operation needs.
+    /// The slot is not in the state that the operation needs, or there is no room for the stream.
     State,
+}
+
+/// One stream of one root port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream {
+    port: u16,
+    id: u8,
+}
+
+impl Stream {
+    /// Decodes root port and stream id.
+    pub const fn decode(port: u64, id: u64) -> Result<Self, KeyError> {
+        if port > 0xffff || id > 0xff {
+            return Err(KeyError::Argument);
+        }
+        Ok(Self {
+            port: port as u16,
+            id: id as u8,
+        })
+    }
+
+    fn owner(self) -> u32 {
+        IN_USE | u32::from(self.id) << 16 | u32::from(self.port)
+    }
+
+    fn entry_with(unit: &impl Registers, owner: u32) -> Option<u32> {
+        (0..ENTRY_COUNT)
+            .map(|index| part(ENTRIES, index, ENTRY_SIZE))
+            .find(|entry| unit.read(at(*entry, OWNER)) == owner)
+    }
+
+    /// Returns the offset of the stream's entry.
+    fn find(self, unit: &impl Registers) -> Option<u32> {
+        Self::entry_with(unit, self.owner())
+    }
+
+    /// Returns the offset of the stream's entry, which it takes if it has none.
+    fn take(self, unit: &impl Registers) -> Result<u32, KeyError> {
+        if let Some(entry) = self.find(unit) {
+            return Ok(entry);
+        }
+        let entry = Self::entry_with(unit, 0).ok_or(KeyError::State)?;
+        unit.write(at(entry, OWNER), self.owner());
+        Ok(entry)
+    }
+}
+
+/// Returns the offset `offset` behind `base`. Nothing here wraps: offsets are below [`SIZE`].
+const fn at(base: u32, offset: u32) -> u32 {
+    base.wrapping_add(offset)
+}
+
+/// Returns the offset of part `index` of those of `size` bytes that start at `base`.
+const fn part(base: u32, index: u32, size: u32) -> u32 {
+    at(base, index.wrapping_mul(size))
+}
+
+/// Returns the offset of the range of register pair `pair`, which is not 0.
+const fn range(entry: u32, pair: u64) -> u32 {
+    part(at(entry, RANGES), (pair as u32).wrapping_sub(1), RANGE_SIZE)
+}
+
+/// Frees the entry if the stream has neither a key nor a register.
+fn settle(unit: &impl Registers, entry: u32) {
+    let is_keyless = (0..SLOTS_A_STREAM)
+        .all(|index| unit.read(at(part(at(entry, SLOTS), index, SLOT_SIZE), CONTROL)) == 0);
+    let mut registers = (ASSOCIATION..ASSOCIATION + 8)
+        .chain(RANGES..RANGES_END)
+        .step_by(4);
+    if is_keyless && registers.all(|offset| unit.read(at(entry, offset)) == 0) {
+        // With what the other half reported of it.
+        unit.zero(entry, at(entry, ASSOCIATION));
+    }
+}
+
+fn read_wide(unit: &impl Registers, offset: u32) -> u64 {
+    u64::from(unit.read(at(offset, 4))) << 32 | u64::from(unit.read(offset))
+}
+
+fn write_wide(unit: &impl Registers, offset: u32, value: u64) {
+    unit.write(offset, value as u32);
+    unit.write(at(offset, 4), (value >> 32) as u32);
+}
+
+/// Writes register pair `pair` of a stream: 0 is its association and zero, the others are ranges of
+/// addresses, first and after the last, or zeros.
+pub fn write_pair(
+    unit: &impl Registers,
+    stream: Stream,
+    pair: u64,
+    words: [u64; 2],
+) -> Result<(), KeyError> {
+    let [first, second] = words;
+    let is_value = match pair {
+        0 => StreamAssociation::from_word(first).is_some() && second == 0,
+        1..=STREAM_RANGES => words == [0; 2] || first < second,
+        _ => false,
+    };
+    if !is_value {
+        return Err(KeyError::Argument);
+    }
+    let entry = stream.take(unit)?;
+    if pair == 0 {
+        write_wide(unit, at(entry, ASSOCIATION), first);
+    } else {
+        let range = range(entry, pair);
+        write_wide(unit, range, first);
+        write_wide(unit, at(range, 8), second);
+        settle(unit, entry);
+    }
+    Ok(())
+}
+
+/// Reads register pair `pair` of a stream. All is zero of a stream that has no entry.
+pub fn read_pair(unit: &impl Registers, stream: Stream, pair: u64) -> Result<[u64; 2], KeyError> {
+    if pair > STREAM_RANGES {
+        return Err(KeyError::Argument);
+    }
+    let Some(entry) = stream.find(unit) else {
+        return Ok([0; 2]);
+    };
+    if pair == 0 {
+        return Ok([read_wide(unit, at(entry, ASSOCIATION)), 0]);
+    }
+    let range = range(entry, pair);
+    Ok([read_wide(unit, range), read_wide(unit, at(range, 8))])
+}
+
+/// Disables a stream and clears its registers. One that has none is clear already.
+pub fn clear(unit: &impl Registers, stream: Stream) {
+    if let Some(entry) = stream.find(unit) {
+        unit.zero(at(entry, ASSOCIATION), at(entry, ASSOCIATION + 8));
+        unit.zero(at(entry, RANGES), at(entry, RANGES_END));
+        settle(unit, entry);
+    }
 }
 
 /// One key slot of a root port, decoded from the stream information of the RMM-EL3 interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    port: u16,
-    stream: u8,
+    stream: Stream,
     index: u32,
 }
 
@@ -65,46 +210,24 @@ impl Slot {
         }
         let direction = info >> 11 & 1;
         let key_set = info >> 12 & 1;
-        let index = (key_set * 6 + sub_stream * 2 + direction) as u32;
         Ok(Self {
-            port: port as u16,
-            stream: info as u8,
-            index,
+            stream: Stream {
+                port: port as u16,
+                id: info as u8,
+            },
+            index: (key_set * 6 + sub_stream * 2 + direction) as u32,
         })
     }
 
-    const fn stream_base(self) -> u32 {
-        STREAMS + self.stream as u32 * STREAM_SIZE
-    }
-
-    /// Returns where the slots of the stream are. Nothing here wraps: 256 streams of a page each.
-    const fn slots(self) -> u32 {
-        self.stream_base().wrapping_add(SLOTS)
-    }
-
-    const fn base(self) -> u32 {
-        let slot = self.index.wrapping_mul(SLOT_SIZE);
-        self.slots().wrapping_add(slot)
-    }
-
-    const fn control(self) -> u32 {
-        self.base().wrapping_add(CONTROL)
-    }
-
-    /// Checks that the stream is free or this port's.
-    fn check_port(self, unit: &impl Registers) -> Result<(), KeyError> {
-        let owner = unit.read(self.stream_base() + PORT);
-        if owner & IN_USE != 0 && owner & 0xffff != u32::from(self.port) {
-            return Err(KeyError::State);
-        }
-        Ok(())
+    const fn within(self, entry: u32) -> u32 {
+        part(at(entry, SLOTS), self.index, SLOT_SIZE)
     }
 }
 
-/// Forgets every key and names the unit's layout.
+/// Forgets every stream and names the unit's layout.
 pub fn reset(unit: &impl Registers) {
-    unit.zero(STREAMS, SIZE);
-    for (offset, value) in [STREAM_COUNT, VERSION, MAGIC] {
+    unit.zero(ENTRIES, SIZE);
+    for (offset, value) in [COUNT, VERSION, MAGIC] {
         unit.write(offset, value);
     }
 }
@@ -122,171 +245,42 @@ pub fn program(
     if iv[1] != 0 {
         return Err(KeyError::Argument);
     }
-    slot.check_port(unit)?;
-    if unit.read(slot.control()) & GO != 0 {
+    let base = slot.within(slot.stream.take(unit)?);
+    if unit.read(at(base, CONTROL)) & GO != 0 {
         return Err(KeyError::State);
     }
-    unit.write(slot.stream_base() + PORT, IN_USE | u32::from(slot.port));
-    let mut offset = slot.base();
+    let mut offset = base;
     for word in key.into_iter().chain([iv[0]]) {
-        unit.write(offset, word as u32);
-        unit.write(offset.wrapping_add(4), (word >> 32) as u32);
-        offset = offset.wrapping_add(8);
+        write_wide(unit, offset, word);
+        offset = at(offset, 8);
     }
-    unit.write(slot.control(), PROGRAMMED);
+    unit.write(at(base, CONTROL), PROGRAMMED);
     Ok(())
 }
 
 /// Starts using the key of a slot. It must be programmed; going twice is not an error.
 pub fn go(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
-    slot.check_port(unit)?;
-    let control = unit.read(slot.control());
+    let base = slot.within(slot.stream.find(unit).ok_or(KeyError::State)?);
+    let control = unit.read(at(base, CONTROL));
     if control & PROGRAMMED == 0 {
         return Err(KeyError::State);
     }
-    unit.write(slot.control(), control | GO);
+    unit.write(at(base, CONTROL), control | GO);
     Ok(())
 }
 
 /// Stops using a slot and forgets its key. Stopping an empty slot is not an error.
-pub fn stop(unit: &impl Registers, slot: Slot) -> Result<(), KeyError> {
-    slot.check_port(unit)?;
+pub fn stop(unit: &impl Registers, slot: Slot) {
+    let Some(entry) = slot.stream.find(unit) else {
+        return;
+    };
+    let base = slot.within(entry);
     // First the control register, so that no half of a key is ever used.
-    unit.write(slot.control(), 0);
-    unit.zero(slot.base(), slot.base().wrapping_add(IFV + 8));
-    let mut slots = (0..SLOTS_A_STREAM).map(|index| Slot { index, ..slot });
-    if slots.all(|slot| unit.read(slot.control()) == 0) {
-        unit.write(slot.stream_base() + PORT, 0);
-    }
-    Ok(())
+    unit.write(at(base, CONTROL), 0);
+    unit.zero(base, at(base, IFV + 8));
+    settle(unit, entry);
 }
 
 #[cfg(test)]
-mod tests {
-    extern crate std;
-    use super::{KeyError, Registers, SIZE, Slot, go, program, reset, stop};
-    use std::{cell::RefCell, vec, vec::Vec};
-
-    struct Unit(RefCell<Vec<u32>>);
-
-    impl Registers for Unit {
-        fn read(&self, offset: u32) -> u32 {
-            self.0.borrow()[offset as usize / 4]
-        }
-        fn write(&self, offset: u32, value: u32) {
-            self.0.borrow_mut()[offset as usize / 4] = value;
-        }
-        fn zero(&self, first: u32, end: u32) {
-            self.0.borrow_mut()[first as usize / 4..end as usize / 4].fill(0);
-        }
-    }
-
-    fn unit() -> Unit {
-        let unit = Unit(RefCell::new(vec![0xdead_beef; SIZE as usize / 4]));
-        reset(&unit);
-        unit
-    }
-
-    const PORT: u64 = 0x10;
-    /// Stream 3, completions, transmit, key set 1.
-    const INFO: u64 = 3 | 2 << 8 | 1 << 11 | 1 << 12;
-    const STREAM: u32 = 0x1000 + 3 * 0x400;
-    const SLOT: u32 = STREAM + 0x40 + (6 + 4 + 1) * 0x40;
-
-    /// The key whose bytes in AES order are 0, 1, 2, ... 31.
-    const COUNTING: [u64; 4] = [
-        0x1819_1a1b_1c1d_1e1f,
-        0x1011_1213_1415_1617,
-        0x0809_0a0b_0c0d_0e0f,
-        0x0001_0203_0405_0607,
-    ];
-
-    #[test]
-    fn reset_forgets_all_and_names_the_layout() {
-        let unit = unit();
-        assert_eq!(
-            [unit.read(0), unit.read(4), unit.read(8)],
-            [0x5543_4b50, 1, 256]
-        );
-        assert_eq!(
-            unit.read(0xc),
-            0xdead_beef,
-            "the counter is not the monitor's"
-        );
-        assert!(
-            (0x1000..SIZE)
-                .step_by(4)
-                .all(|offset| unit.read(offset) == 0)
-        );
-    }
-
-    #[test]
-    fn a_key_lands_with_its_first_bytes_in_the_last_word() {
-        let unit = unit();
-        let slot = Slot::decode(PORT, INFO).unwrap();
-        program(&unit, slot, COUNTING, [0x1_0000_0002, 0]).unwrap();
-        assert_eq!(unit.read(STREAM), 0x8000_0010);
-        assert_eq!(unit.read(SLOT + 0x1c), 0x0001_0203);
-        assert_eq!(unit.read(SLOT), 0x1c1d_1e1f);
-        assert_eq!([unit.read(SLOT + 0x20), unit.read(SLOT + 0x24)], [2, 1]);
-        assert_eq!(unit.read(SLOT + 0x28), 1);
-        go(&unit, slot).unwrap();
-        assert_eq!(unit.read(SLOT + 0x28), 3);
-    }
-
-    #[test]
-    fn a_key_in_use_is_not_replaced() {
-        let unit = unit();
-        let slot = Slot::decode(PORT, INFO).unwrap();
-        assert_eq!(go(&unit, slot), Err(KeyError::State));
-        program(&unit, slot, COUNTING, [1, 0]).unwrap();
-        go(&unit, slot).unwrap();
-        assert_eq!(program(&unit, slot, [0; 4], [1, 0]), Err(KeyError::State));
-        assert_eq!(unit.read(SLOT + 0x1c), 0x0001_0203);
-    }
-
-    #[test]
-    fn stop_forgets_the_key_and_the_last_one_frees_the_stream() {
-        let unit = unit();
-        let one = Slot::decode(PORT, INFO).unwrap();
-        let other = Slot::decode(PORT, 3).unwrap();
-        for slot in [one, other] {
-            program(&unit, slot, COUNTING, [1, 0]).unwrap();
-            go(&unit, slot).unwrap();
-        }
-        stop(&unit, one).unwrap();
-        assert!(
-            (SLOT..SLOT + 0x40)
-                .step_by(4)
-                .all(|offset| unit.read(offset) == 0)
-        );
-        assert_eq!(unit.read(STREAM), 0x8000_0010);
-        stop(&unit, other).unwrap();
-        stop(&unit, other).unwrap();
-        assert_eq!(unit.read(STREAM), 0);
-    }
-
-    #[test]
-    fn a_stream_belongs_to_one_port() {
-        let unit = unit();
-        let slot = Slot::decode(PORT, INFO).unwrap();
-        program(&unit, slot, COUNTING, [1, 0]).unwrap();
-        let thief = Slot::decode(0x18, INFO).unwrap();
-        assert_eq!(program(&unit, thief, [0; 4], [1, 0]), Err(KeyError::State));
-        assert_eq!(go(&unit, thief), Err(KeyError::State));
-        assert_eq!(stop(&unit, thief), Err(KeyError::State));
-        assert_eq!(unit.read(SLOT + 0x28), 1);
-    }
-
-    #[test]
-    fn an_argument_that_names_no_slot_is_refused() {
-        assert_eq!(Slot::decode(0x1_0000, 0), Err(KeyError::Argument));
-        assert_eq!(Slot::decode(PORT, 3 << 8), Err(KeyError::Argument));
-        assert_eq!(Slot::decode(PORT, 1 << 13), Err(KeyError::Argument));
-        let slot = Slot::decode(PORT, INFO).unwrap();
-        assert_eq!(
-            program(&unit(), slot, COUNTING, [1, 1]),
-            Err(KeyError::Argument)
-        );
-    }
-}
+#[path = "keys_tests.rs"]
+mod tests;

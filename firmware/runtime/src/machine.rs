@@ -4,12 +4,12 @@
 //! The machine as the core sees it.
 
 use heapless::Vec;
-use tsm_abi::el3::stream_info;
+use tsm_abi::el3::{StreamAssociation, stream_info, stream_register};
 use tsm_platform::{
     Abandoned, ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
-    GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MemoryError,
-    MemoryFault, Object, Ownership, Pa, Platform, PlatformError, Processor, Rid, RootPort, Stage2,
-    StreamId, Trace, TraceRecord, VcpuParams, Vmid,
+    GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MOST_STREAM_RANGES,
+    MemoryError, MemoryFault, Object, Ownership, Pa, Platform, PlatformError, Processor, Rid,
+    RootPort, Stage2, StreamId, StreamRegisters, Trace, TraceRecord, VcpuParams, Vmid,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -228,6 +228,46 @@ impl ConfigSpace for Machine {
 }
 
 impl RootPort for Machine {
+    fn stream_set(&self, port: Rid, registers: &StreamRegisters) -> Result<(), PlatformError> {
+        let ecam = self.ecam()?.physical();
+        let write = |pair, words| {
+            arch::stream_write(ecam, port.0, stream_register(registers.stream, pair), words)
+        };
+        for (pair, range) in (1..=u8::MAX).zip(&registers.ranges) {
+            write(
+                pair,
+                range.map_or([0; 2], |range| [range.base(), range.top()]),
+            )?;
+        }
+        let association = StreamAssociation {
+            first: registers.rids.0.0,
+            last: registers.rids.1.0,
+            enabled: registers.enabled,
+        };
+        write(0, [association.word(), 0])
+    }
+    fn stream_read(&self, port: Rid, stream: u8) -> Result<Option<StreamRegisters>, PlatformError> {
+        let ecam = self.ecam()?.physical();
+        let read = |pair| arch::stream_read(ecam, port.0, stream_register(stream, pair));
+        let [word, _] = read(0)?;
+        let Some(association) = StreamAssociation::from_word(word) else {
+            return Ok(None);
+        };
+        let mut registers = StreamRegisters {
+            stream,
+            enabled: association.enabled,
+            rids: (Rid(association.first), Rid(association.last)),
+            ranges: [None; MOST_STREAM_RANGES],
+        };
+        for (pair, range) in (1..=u8::MAX).zip(&mut registers.ranges) {
+            let [base, top] = read(pair)?;
+            *range = GranuleRange::new(base, top);
+        }
+        Ok(Some(registers))
+    }
+    fn stream_clear(&self, port: Rid, stream: u8) -> Result<(), PlatformError> {
+        arch::stream_clear(self.ecam()?.physical(), port.0, stream)
+    }
     fn key_prog(
         &self,
         port: Rid,

@@ -114,8 +114,31 @@ pub struct KeySlot {
     pub transmit: bool,
 }
 
-/// The IDE side of a root port.
+/// Most address ranges of a stream (`RmiPdevStreamParams`).
+pub const MOST_STREAM_RANGES: usize = 16;
+
+/// Which packets a root port puts on a selective IDE stream, and whether the stream is enabled: its
+/// control, requester id association and address association registers (PCIe 6.0, 7.9.26.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamRegisters {
+    /// IDE stream id.
+    pub stream: u8,
+    /// Whether the stream is enabled.
+    pub enabled: bool,
+    /// First and last requester id behind the port that is on the stream.
+    pub rids: (Rid, Rid),
+    /// Memory behind the port that is reached on the stream.
+    pub ranges: [Option<GranuleRange>; MOST_STREAM_RANGES],
+}
+
+/// The IDE side of a root port. Its registers are out of reach of the host.
 pub trait RootPort {
+    /// Writes the registers of the stream `registers.stream`.
+    fn stream_set(&self, port: Rid, registers: &StreamRegisters) -> Result<(), PlatformError>;
+    /// Reads the registers of a stream; `None` if no packet takes it.
+    fn stream_read(&self, port: Rid, stream: u8) -> Result<Option<StreamRegisters>, PlatformError>;
+    /// Disables a stream and makes no packet take it.
+    fn stream_clear(&self, port: Rid, stream: u8) -> Result<(), PlatformError>;
     /// Programs one key. `key` is in AES-GCM byte order, `iv` is the initial invocation field.
     fn key_prog(
         &self,

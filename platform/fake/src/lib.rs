@@ -31,7 +31,7 @@ use tsm_core::Machine;
 use tsm_iommu::ArmStage2;
 use tsm_platform::{
     Abandoned, Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Pa, Platform,
-    PlatformError, Processor, Rid, RootPort, Stage2, Trace, TraceRecord,
+    PlatformError, Processor, Rid, RootPort, Stage2, StreamRegisters, Trace, TraceRecord,
 };
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -80,6 +80,7 @@ pub struct Fake {
     reserved: Vec<GranuleRange>,
     hidden: Vec<Rid>,
     keys: Mutex<BTreeMap<KeyPlace, KeyRecord>>,
+    associations: Mutex<BTreeMap<(Rid, u8), StreamRegisters>>,
     script: Script,
     schedule: schedule::Schedule,
     operations: AtomicU64,
@@ -115,6 +116,7 @@ impl Fake {
             reserved: vec![pci::RESERVED],
             hidden: vec![pci::HIDDEN],
             keys: Mutex::default(),
+            associations: Mutex::default(),
             script: Script::default(),
             schedule: schedule::Schedule::default(),
             operations: AtomicU64::new(0),
@@ -138,6 +140,19 @@ impl Fake {
     pub fn keys(&self) -> usize {
         let keys = lock(&self.keys);
         keys.values().filter(|record| record.key.is_some()).count()
+    }
+
+    /// Returns what the root port `port` knows of `stream`.
+    #[must_use]
+    pub fn stream_registers(&self, port: Rid, stream: u8) -> Option<StreamRegisters> {
+        lock(&self.associations).get(&(port, stream)).copied()
+    }
+
+    /// Changes what the root port `port` knows of `stream`, as hardware that fails would.
+    pub fn spoil_stream(&self, port: Rid, stream: u8, change: impl FnOnce(&mut StreamRegisters)) {
+        if let Some(registers) = lock(&self.associations).get_mut(&(port, stream)) {
+            change(registers);
+        }
     }
 
     /// Returns the calls that were traced.
@@ -201,6 +216,26 @@ impl Ownership for Fake {
 }
 
 impl RootPort for Fake {
+    fn stream_set(&self, port: Rid, registers: &StreamRegisters) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        lock(&self.associations).insert((port, registers.stream), *registers);
+        Ok(())
+    }
+
+    fn stream_read(&self, port: Rid, stream: u8) -> Result<Option<StreamRegisters>, PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        Ok(self.stream_registers(port, stream))
+    }
+
+    fn stream_clear(&self, port: Rid, stream: u8) -> Result<(), PlatformError> {
+        self.reach(FaultPoint::RootPort)
+            .map_err(|()| PlatformError::Refused)?;
+        lock(&self.associations).remove(&(port, stream));
+        Ok(())
+    }
+
     fn key_prog(
         &self,
         port: Rid,

@@ -97,6 +97,7 @@ fn a_device_that_reports_memory_of_others_is_not_believed() {
         assert_eq!(rig.nonces(), [0; 3], "and nothing can be accepted");
         rig.unlock();
         assert_eq!(rig.destroy_interface(), RmiStatus::SUCCESS);
+        rig.renew_keys();
     }
 }
 

@@ -147,6 +147,7 @@ fn one_guest_has_two_functions_and_loses_them_one_by_one() {
     assert_eq!(tdi(&rig, 0), TdiState::Run);
 
     // What is done to the path costs both.
+    rig.renew_keys();
     lock_second(&mut rig, VDEV_ID + 1);
     let second = rig.vdev;
     let port = rig.host.fake.function(ROOT_PORT).unwrap();

@@ -241,6 +241,7 @@ fn a_function_that_was_moved_is_reported_where_it_is() {
     let before = rig.info();
     rig.unlock();
     assert_eq!(rig.destroy_interface(), RmiStatus::SUCCESS);
+    rig.renew_keys();
     rig.host.undelegate(rig.vdev, 1);
     let moved = 0x1018_0000;
     write(&rig, ENDPOINT, 0x10, 4, 0x1018_0004);
@@ -491,6 +492,7 @@ fn one_interface_has_one_realm_at_a_time() {
     let evidence = rig.nonces();
     rig.unlock();
     assert_eq!(rig.destroy_interface(), RmiStatus::SUCCESS);
+    rig.renew_keys();
     rig.host.undelegate(rig.vdev, 1);
     // The next owner has an interface without evidence, and the first owner none.
     let own = std::mem::replace(&mut rig.realm, other);

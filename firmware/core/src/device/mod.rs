@@ -87,6 +87,11 @@ pub(crate) fn host_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Res
             pdev_2,
             handle,
         } => pdev::refresh(context, pdev_1, pdev_2, handle),
+        Call::PdevStreamKeyPurge {
+            pdev_1,
+            pdev_2,
+            handle,
+        } => pdev::purge(context, pdev_1, pdev_2, handle),
         Call::PdevStreamDisconnect {
             pdev_1,
             pdev_2,

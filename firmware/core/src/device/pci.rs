@@ -49,6 +49,11 @@ const ROM_ADDRESS: u32 = 0xffff_f800;
 /// Extended capability: single-root I/O virtualization.
 pub(crate) const SINGLE_ROOT_IOV: u16 = 0x10;
 
+/// Capability: PCI Express.
+const EXPRESS: u8 = 0x10;
+/// Port type of a root port.
+const ROOT_PORT: u32 = 4;
+
 const CAPABILITIES: u16 = 0x34;
 /// Status register: there is a capability list.
 const HAS_CAPABILITIES: u32 = 1 << 20;
@@ -187,6 +192,19 @@ impl<'a, P: ConfigSpace> Function<'a, P> {
         let [_, bus] = rid.0.to_le_bytes();
         self.buses()
             .is_some_and(|(first, last)| (first..=last).contains(&bus))
+    }
+
+    /// Returns whether this is a bridge between the host and `rid`, and no other is between the two.
+    pub fn is_right_above(&self, rid: Rid) -> bool {
+        let [_, bus] = rid.0.to_le_bytes();
+        self.buses().is_some_and(|(first, _)| first == bus)
+    }
+
+    /// Returns whether the function is a root port.
+    pub fn is_root_port(&self) -> bool {
+        let express = self.capability(EXPRESS);
+        let port_type = express.map(|at| self.read(at) >> 20 & 0xf);
+        self.is_bridge() && port_type == Some(ROOT_PORT)
     }
 
     /// Returns the number of base address registers.

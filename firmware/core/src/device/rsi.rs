@@ -343,7 +343,7 @@ fn enable_dma<P: Machine>(
                 let is_ready = pdev.state == pdev::State::Ready;
                 pdev.endpoint()
                     .filter(|_| is_ready)
-                    .and_then(|own| own.protecting_stream())
+                    .and_then(|own| own.protecting_stream(context.platform))
             })?;
             if protecting != Some(vdev.stream_id) || vdev.report.digest().is_none() {
                 return Err(Error::Device);

@@ -12,7 +12,7 @@ use super::{FUNCTION, Monitor, REALM_DOWN, REALM_FAILED, REALM_UP, set_first};
 use crate::attestation::AttestationKey;
 use crate::context::{Context, Cpu, Pending, World};
 use crate::gpt::{GPCCR, GRANULE, Gpi, GptError};
-use crate::keys::{self, KeyError, Slot};
+use crate::keys::{self, KeyError, Slot, Stream};
 use crate::machine::{Board, Event, Processor};
 use crate::services::{self, UNKNOWN};
 use crate::token;
@@ -65,6 +65,13 @@ impl<B: Board, P: Processor> Monitor<B, P> {
                 // The key was in x4 to x7; it stays nowhere.
                 x[4..10].zeroize();
                 x[0] = status.word();
+            }
+            el3::PORTCULLIS_STREAM_WRITE
+            | el3::PORTCULLIS_STREAM_READ
+            | el3::PORTCULLIS_STREAM_CLEAR => {
+                let result = self.stream_call(x);
+                [x[1], x[2]] = result.unwrap_or_default();
+                x[0] = result.map_or_else(|status| status, |_| Status::Ok).word();
             }
             el3::FIRME_VERSION => {
                 x[0] = if a & 0xff <= 1 {
@@ -227,13 +234,35 @@ impl<B: Board, P: Processor> Monitor<B, P> {
                 keys::program(unit, slot, [x[4], x[5], x[6], x[7]], [x[8], x[9]])
             }
             el3::RP_IDE_KEY_SET_GO => keys::go(unit, slot),
-            _ => keys::stop(unit, slot),
+            _ => {
+                keys::stop(unit, slot);
+                Ok(())
+            }
         });
-        match result {
-            Ok(()) => Status::Ok,
-            Err(KeyError::Argument) => Status::Invalid,
-            Err(KeyError::State) => Status::Fault,
+        result.map_or_else(key_status, |()| Status::Ok)
+    }
+
+    fn stream_call(&self, x: &[u64; 31]) -> Result<[u64; 2], Status> {
+        let [function, ecam, port, register, first, second, ..] = *x;
+        let unit = self.board.keys().ok_or(Status::Fault)?;
+        if ecam != B::ECAM.base || register >> 16 != 0 {
+            return Err(Status::Invalid);
         }
+        let stream = Stream::decode(port, el3::STREAM_REGISTER_STREAM.of(register));
+        let stream = stream.map_err(key_status)?;
+        let pair = el3::STREAM_REGISTER_PAIR.of(register);
+        let _lock = self.keys.lock();
+        match function & FUNCTION {
+            el3::PORTCULLIS_STREAM_WRITE => {
+                keys::write_pair(unit, stream, pair, [first, second]).map(|()| [0; 2])
+            }
+            el3::PORTCULLIS_STREAM_READ => keys::read_pair(unit, stream, pair),
+            _ => {
+                keys::clear(unit, stream);
+                Ok([0; 2])
+            }
+        }
+        .map_err(key_status)
     }
 
     fn features(&self, x: &mut [u64; 31]) {
@@ -260,5 +289,12 @@ impl<B: Board, P: Processor> Monitor<B, P> {
             }
             _ => Status::Invalid,
         }
+    }
+}
+
+const fn key_status(error: KeyError) -> Status {
+    match error {
+        KeyError::Argument => Status::Invalid,
+        KeyError::State => Status::Fault,
     }
 }

@@ -15,7 +15,7 @@ use super::flow::{Host, build_realm, disconnect};
 use super::pci::{BAR0, COMMAND, Function, ID};
 use super::rec::{Event, Vcpu};
 use super::report::{self, attack, check};
-use super::rmi::{self, Result, must};
+use super::rmi::{self, Result};
 use super::vectors::{self, is_granule_fault};
 use super::{pdev, realm, rhi, vdev};
 
@@ -419,22 +419,12 @@ fn lost_interface(host: &mut Host, disturbance: &Disturbance) -> Result<()> {
     realm::destroy()
 }
 
-/// Replaces the keys of the stream.
-fn refresh_keys(host: &mut Host) -> Result<()> {
-    must(&Call::PdevStreamKeyRefresh {
-        pdev_1: Slot::RootPort.address(),
-        pdev_2: PDEV,
-        handle: host.stream,
-    })?;
-    Ok(())
-}
-
 /// The courier changes what it carries: the session must end, and its stream with it.
 pub fn dishonest_courier(host: &mut Host, tamper: Tamper) -> Result<()> {
     // What fails below works with an honest courier.
-    refresh_keys(host)?;
+    pdev::stream_refresh(host.stream)?;
     pdev::stream_finish(&mut host.root_port, &mut host.endpoint, host.stream)?;
-    refresh_keys(host)?;
+    pdev::stream_refresh(host.stream)?;
     // The root port moves first.
     host.root_port
         .pump(Target::Pdev(Slot::RootPort.address()))?;

@@ -163,6 +163,7 @@ fn whole(host: &mut Host) -> Result<()> {
         format_args!("{} granules", (DONATED_TOP - REALM_DATA) / 0x1000),
     );
     connect(host)?;
+    change_keys(host)?;
     guest_round(host)?;
     attacks::lost_interfaces(host)?;
     disconnect(host)?;
@@ -297,6 +298,36 @@ pub fn connect(host: &mut Host) -> Result<()> {
             "IDE keys set on both ends, {} messages so far",
             host.endpoint.messages
         ),
+    );
+    Ok(())
+}
+
+/// Replaces the keys of the stream.
+pub fn renew_keys(host: &mut Host) -> Result<()> {
+    pdev::stream_refresh(host.stream)?;
+    pdev::stream_finish(&mut host.root_port, &mut host.endpoint, host.stream)?;
+    step(
+        "1",
+        format_args!("RMI_PDEV_STREAM_KEY_REFRESH, RMI_PDEV_STREAM_COMPLETE"),
+        format_args!("new IDE keys on both ends"),
+    );
+    Ok(())
+}
+
+/// Changes from one key set to the other and back, and makes both ends forget the one not in use.
+fn change_keys(host: &mut Host) -> Result<()> {
+    let before = host.endpoint.messages;
+    renew_keys(host)?;
+    renew_keys(host)?;
+    pdev::stream_purge(host.stream)?;
+    pdev::stream_finish(&mut host.root_port, &mut host.endpoint, host.stream)?;
+    check(
+        "keys-are-replaced",
+        format_args!(
+            "K0, K1, K0 again, and K1 forgotten, in {} messages",
+            host.endpoint.messages - before
+        ),
+        true,
     );
     Ok(())
 }

@@ -156,6 +156,24 @@ pub fn stream_finish(root_port: &mut Courier, endpoint: &mut Courier, handle: u6
     })
 }
 
+/// Begins to replace the keys of the stream.
+pub fn stream_refresh(handle: u64) -> Result {
+    rmi::must(&Call::PdevStreamKeyRefresh {
+        pdev_1: Slot::RootPort.address(),
+        pdev_2: Slot::Endpoint.address(),
+        handle,
+    })
+}
+
+/// Begins to make both ends forget the key set that is not in use.
+pub fn stream_purge(handle: u64) -> Result {
+    rmi::must(&Call::PdevStreamKeyPurge {
+        pdev_1: Slot::RootPort.address(),
+        pdev_2: Slot::Endpoint.address(),
+        handle,
+    })
+}
+
 /// Begins to stop the stream.
 pub fn stream_disconnect(handle: u64) -> Result {
     rmi::must(&Call::PdevStreamDisconnect {

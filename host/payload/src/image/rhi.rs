@@ -6,13 +6,14 @@
 
 use tsm_abi::RhiStatus;
 use tsm_abi::rhi::{self, Object, TdiState};
-use tsm_abi::rmi::{CommObject, VdevMeasureParams};
+use tsm_abi::rmi::{CommObject, PdevState, VdevMeasureParams};
 use tsm_payload_support::println;
 
-use super::board::Page;
+use super::board::{Page, Slot};
 use super::evidence;
-use super::flow::Host;
+use super::flow::{self, Host};
 use super::memory;
+use super::pdev;
 use super::realm::shared_address;
 use super::report::{self, step};
 use super::rmi::{self, Result};
@@ -215,5 +216,9 @@ pub fn unbind(host: &mut Host) -> Result<()> {
         format_args!("RMI_VDEV_DESTROY"),
         format_args!("interface gone"),
     );
+    if pdev::state(Slot::Endpoint) == Some(PdevState::Ready) {
+        // No other guest gets behind the keys of this one.
+        flow::renew_keys(host)?;
+    }
     Ok(())
 }

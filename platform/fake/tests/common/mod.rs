@@ -166,6 +166,7 @@ impl World {
             "RMI_PDEV_STREAM_CONNECT" => vec![plain],
             "RMI_PDEV_STREAM_COMPLETE"
             | "RMI_PDEV_STREAM_KEY_REFRESH"
+            | "RMI_PDEV_STREAM_KEY_PURGE"
             | "RMI_PDEV_STREAM_DISCONNECT" => vec![free, second, 0],
             "RMI_VDEV_CREATE" => vec![active, free, second, plain],
             "RMI_VDEV_COMMUNICATE" | "RMI_VDEV_GET_MEASUREMENTS" => {

@@ -199,6 +199,12 @@ pub const TABLE: &[Cells] = &[
         "IIIIIIIIIIIII.II.......",
     ),
     cells(
+        "RMI_PDEV_STREAM_KEY_PURGE",
+        "DI",
+        "GIIIIII",
+        "IIIIIIIIIIIII.II.......",
+    ),
+    cells(
         "RMI_PDEV_STREAM_DISCONNECT",
         "DI",
         "GIIIIII",

@@ -5,12 +5,12 @@
 //! else now and then.
 
 use tsm_abi::rmi::{
-    BlockSize, Call, CommStatus, PdevCategory, PdevStreamParams, PsmmuParams, PublicKeyParams,
-    RangeDescriptor, SignatureAlgorithm, StreamType, VdevMeasureParams,
+    AddressRange, BlockSize, Call, CommStatus, PdevCategory, PdevStreamParams, PsmmuParams,
+    PublicKeyParams, RangeDescriptor, SignatureAlgorithm, StreamType, VdevMeasureParams,
 };
 use tsm_abi::{RmiCode, RmiStatus};
 use tsm_platform::{Iommu, StreamId};
-use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, ROOT_PORT, Stream};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, ENDPOINT_BAR_BYTES, Host, ROOT_PORT, Stream};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::oracle::Tables;
@@ -32,7 +32,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Streaming {
     Connect,
-    Refresh,
+    Change,
     Disconnect,
 }
 
@@ -80,6 +80,11 @@ fn pages(host: &Host, rig: &Rig) -> Pages {
     let mut stream = PdevStreamParams::new_zeroed();
     stream.stream_type = StreamType::NonCoherent.word().into();
     stream.ide_sid = u64::from(STREAM).into();
+    stream.num_addr_range = 1.into();
+    stream.addr_range[0] = AddressRange {
+        base: ENDPOINT_BAR.into(),
+        top: (ENDPOINT_BAR + ENDPOINT_BAR_BYTES).into(),
+    };
     let [port, device] = [(); 2].map(|()| host.pages(Host::PDEV_GRANULES));
     for object in [port, device] {
         host.delegate(object, Host::PDEV_GRANULES);

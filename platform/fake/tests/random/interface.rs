@@ -36,7 +36,7 @@ impl Courier {
                 2 | 3 => self.accept(random),
                 4..7 => self.enable(random),
                 7 => self.disable(),
-                8 => self.refresh(),
+                8 => self.change_keys(random),
                 _ => self.unlock(),
             },
             _ => self.unlock(),
@@ -57,15 +57,23 @@ impl Courier {
         );
     }
 
-    pub fn refresh(&mut self) {
+    pub fn change_keys(&mut self, random: &mut Random) {
         let (pdev_1, pdev_2) = (self.pages.device, self.pages.port);
         let handle = self.rig.handle;
-        let call = Call::PdevStreamKeyRefresh {
-            pdev_1,
-            pdev_2,
-            handle,
+        let call = if random.below(3) == 0 {
+            Call::PdevStreamKeyPurge {
+                pdev_1,
+                pdev_2,
+                handle,
+            }
+        } else {
+            Call::PdevStreamKeyRefresh {
+                pdev_1,
+                pdev_2,
+                handle,
+            }
         };
-        self.ask_both(Streaming::Refresh, call);
+        self.ask_both(Streaming::Change, call);
     }
 
     pub fn unlock(&mut self) {

@@ -16,7 +16,7 @@ impl Courier {
         let (rd, pdev, vdev) = self.rig.names();
         match random.below(16) {
             0 => self.complete(),
-            1 => self.refresh(),
+            1 => self.change_keys(random),
             2 => self.unmap(),
             3 => self.map(),
             4 => self.validate(),

@@ -5,12 +5,12 @@
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{
-    Call, HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PdevStreamParams, PublicKeyParams,
-    SignatureAlgorithm, StreamType,
+    AddressRange, Call, HashAlgorithm, PdevCategory, PdevFlags, PdevParams, PdevStreamParams,
+    PublicKeyParams, SignatureAlgorithm, StreamType,
 };
 use tsm_devices::KEYS_PER_STREAM;
 use tsm_platform::Rid;
-use tsm_platform_fake::{ENDPOINT, ROOT_PORT, success};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, ROOT_PORT, success};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Pumped, Rig, STREAM, slot};
@@ -37,7 +37,7 @@ impl Rig {
         self.create_ends_with(&device);
     }
 
-    fn create_ends_with(&mut self, device: &PdevParams) {
+    pub fn create_ends_with(&mut self, device: &PdevParams) {
         let port = Self::pdev_params(PdevCategory::RootPort, ROOT_PORT);
         self.port = self.create_device(&port).unwrap();
         assert_eq!(self.pump_device(self.port), Pumped::Done);
@@ -83,6 +83,12 @@ impl Rig {
         params.pdev_1 = self.device.into();
         params.pdev_2 = self.port.into();
         params.ide_sid = u64::from(STREAM).into();
+        params.num_addr_range = 1.into();
+        // What the root port forwards.
+        params.addr_range[0] = AddressRange {
+            base: ENDPOINT_BAR.into(),
+            top: (ENDPOINT_BAR + 0x10_0000).into(),
+        };
         let params = self.host.page_with(params.as_bytes());
         [self.handle, ..] = success(self.host.call(Call::PdevStreamConnect { params }));
     }
@@ -108,6 +114,32 @@ impl Rig {
     pub fn disconnect_stream(&self) -> RmiStatus {
         let (pdev_1, pdev_2) = (self.device, self.port);
         self.host.status(Call::PdevStreamDisconnect {
+            pdev_1,
+            pdev_2,
+            handle: self.handle,
+        })
+    }
+
+    /// Replaces the keys of the stream.
+    #[track_caller]
+    pub fn renew_keys(&mut self) {
+        assert_eq!(self.refresh_keys(), RmiStatus::SUCCESS);
+        self.pump_stream();
+    }
+
+    /// Returns packets that flowed on the stream, and how many of them were lost.
+    pub fn packets(&self) -> (u32, u32) {
+        let state = self.dsm.state();
+        let mut streams = state.streams.iter();
+        let stream = streams.find(|stream| stream.id == STREAM);
+        stream.map_or((0, 0), |stream| {
+            (stream.sent, stream.lost + stream.status.failed)
+        })
+    }
+
+    pub fn purge_keys(&self) -> RmiStatus {
+        let (pdev_1, pdev_2) = (self.device, self.port);
+        self.host.status(Call::PdevStreamKeyPurge {
             pdev_1,
             pdev_2,
             handle: self.handle,

@@ -205,6 +205,10 @@ impl Rig {
         wires.view = view;
         wires.keys.clear();
         for stream in 0..=u8::MAX {
+            let registers = self.host.fake.stream_registers(ROOT_PORT, stream);
+            if !registers.is_some_and(|registers| registers.enabled) {
+                continue;
+            }
             for index in 0..KEYS_PER_STREAM {
                 let slot = slot(stream, index);
                 let record = self.host.fake.key(ROOT_PORT, slot);

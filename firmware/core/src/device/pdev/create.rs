@@ -90,8 +90,11 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
     let mut registry = context.devices();
     let function = Function::new(context.platform, wanted.rid);
     let is_hidden = context.platform.is_hidden(wanted.rid);
-    // A root port is a bridge, and an endpoint is none.
-    if is_hidden || !function.is_present() || function.is_bridge() == wanted.rids.is_some() {
+    let is_its_kind = match wanted.rids {
+        None => function.is_root_port(),
+        Some(_) => !function.is_bridge(),
+    };
+    if is_hidden || !function.is_present() || !is_its_kind {
         return Err(Error::Input);
     }
     if !is_new(context, &registry, &wanted) {

@@ -9,15 +9,17 @@
 
 use tsm_abi::rmi::StreamState as WireStreamState;
 use tsm_ide::{
-    Action, Capability, End, INITIAL_IV, Key, NoEntropy, Stream, StreamState, SubStream,
+    Action, Capability, End, INITIAL_IV, Key, NoEntropy, Shown, Stream, StreamState, SubStream,
+    find_stream,
 };
-use tsm_platform::{Entropy, Granule, Rid, RootPort};
+use tsm_platform::{ConfigSpace, Entropy, Granule, GranuleRange, Rid, RootPort, StreamRegisters};
 use tsm_spdm::wire::pci_sig::ide_km::{
     self, Direction, IdeKey, Ifv, KeySet, KeySlot, KeyStatus, Message,
 };
 use zerocopy::little_endian::U32;
 
 use super::super::comm::Trouble;
+use super::super::pci::Function;
 
 /// Port of the device that the stream ends at. A device of one port has no other.
 const PORT_INDEX: u8 = 0;
@@ -49,17 +51,45 @@ pub(crate) struct Link {
     pub phase: Phase,
     port_rid: Rid,
     keys: Stream,
+    /// What the root port's registers must say while the stream is up.
+    registers: StreamRegisters,
+    /// Whether the present keys have protected packets of interfaces.
+    pub usage: Usage,
     /// Whether something failed in the present operation; what was begun is being taken back.
     failed: bool,
-    /// Whether the device was asked about its port in this operation.
-    asked: bool,
+    /// Whether the device has shown that its port takes keys of a stream that it does not have.
+    surveyed: bool,
+    /// Whether the device has shown the stream under the new keys.
+    confirmed: bool,
 }
 
-/// Returns whether a port with these registers can be given keys.
-fn takes_keys(registers: &[U32]) -> bool {
-    registers
-        .first()
-        .is_some_and(|register| Capability::decode(register.get()).takes_keys())
+/// Whether the present keys have protected packets of interfaces. What one interface left on its way
+/// must not be good for the next (CVE-2025-9614), so keys do not outlive an interface that used them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// Of none.
+    Fresh,
+    /// Of some, all of which exist.
+    Used,
+    /// Of one that does not exist any more. New keys are due before anything is locked over them.
+    Due,
+}
+
+/// Returns the registers of a port as their index finds them.
+fn shown(registers: &[U32], index: usize) -> Option<u32> {
+    registers.get(index).map(|register| register.get())
+}
+
+/// Returns whether a port with these registers can be given the keys of a new stream `id`.
+fn takes_keys(registers: &[U32], id: u8) -> bool {
+    let can = |register| Capability::decode(register).takes_keys();
+    shown(registers, 0).is_some_and(can)
+        && find_stream(|index| shown(registers, index), id) == Shown::Nothing
+}
+
+/// Returns whether these registers show the stream `id` to be protected.
+fn is_protected(registers: &[U32], id: u8) -> bool {
+    find_stream(|index| shown(registers, index), id) == Shown::Stream { secure: true }
 }
 
 /// How the work of an operation ended.
@@ -74,10 +104,10 @@ pub(crate) enum Ending {
 }
 
 impl Link {
-    /// Makes the stream `id` between the root port `port_rid`, whose object is `port`, and the
-    /// endpoint, and begins to connect it.
-    pub fn connect(id: u8, port: Granule, port_rid: Rid) -> Option<Self> {
-        let mut keys = Stream::new(id);
+    /// Makes a stream between the root port `port_rid`, whose object is `port`, and the endpoint, and
+    /// begins to connect it. `registers` says which packets take it.
+    pub fn connect(registers: StreamRegisters, port: Granule, port_rid: Rid) -> Option<Self> {
+        let mut keys = Stream::new(registers.stream);
         keys.connect().ok()?;
         Some(Self {
             port,
@@ -85,8 +115,14 @@ impl Link {
             phase: Phase::Asked,
             port_rid,
             keys,
+            registers: StreamRegisters {
+                enabled: true,
+                ..registers
+            },
+            usage: Usage::Fresh,
             failed: false,
-            asked: false,
+            surveyed: false,
+            confirmed: false,
         })
     }
 
@@ -95,6 +131,16 @@ impl Link {
         let begun = self.keys.refresh().is_ok();
         if begun {
             self.ask(WireStreamState::KeyRefreshing);
+            self.confirmed = false;
+        }
+        begun
+    }
+
+    /// Begins to make both ends forget the key set that is not in use.
+    pub fn purge(&mut self) -> bool {
+        let begun = self.keys.purge().is_ok();
+        if begun {
+            self.ask(WireStreamState::KeyPurging);
         }
         begun
     }
@@ -117,7 +163,60 @@ impl Link {
         self.phase = Phase::Asked;
         self.failed = false;
         // The port does not change while the stream lives.
-        self.asked = true;
+        self.surveyed = true;
+        self.confirmed = true;
+    }
+
+    /// Notes that the operation is complete. New keys have protected packets only of the interfaces
+    /// that the device has now.
+    pub fn complete(&mut self, has_interfaces: bool) {
+        let brought_keys = matches!(
+            self.state,
+            WireStreamState::Connecting | WireStreamState::KeyRefreshing
+        );
+        if brought_keys && self.usage == Usage::Due {
+            self.usage = if has_interfaces {
+                Usage::Used
+            } else {
+                Usage::Fresh
+            };
+        }
+    }
+
+    /// Notes that an interface of the device exists no more.
+    pub fn leave(&mut self) {
+        if self.usage == Usage::Used {
+            self.usage = Usage::Due;
+        }
+    }
+
+    /// Returns whether all of `ranges` is reached on the stream.
+    pub fn covers(&self, ranges: &[GranuleRange]) -> bool {
+        ranges.iter().all(|range| {
+            let mut own = self.registers.ranges.iter().flatten();
+            own.any(|own| own.base() <= range.base() && range.top() <= own.top())
+        })
+    }
+
+    /// Returns whether an address of `ranges` is reached on the stream.
+    pub fn overlaps(&self, ranges: &[Option<GranuleRange>]) -> bool {
+        let mut own = self.registers.ranges.iter().flatten();
+        own.any(|own| ranges.iter().flatten().any(|other| own.overlaps(*other)))
+    }
+
+    /// Returns whether the root port's registers say now what they must.
+    pub fn is_in_place<P: RootPort>(&self, platform: &P) -> bool {
+        self.reads_as(platform, Some(self.registers))
+    }
+
+    /// Returns whether `device` is still right below the root port, and its function `rid` below it.
+    pub fn leads_to<P: ConfigSpace>(&self, platform: &P, device: Rid, rid: Rid) -> bool {
+        let port = Function::new(platform, self.port_rid);
+        port.is_right_above(device) && port.is_above(rid)
+    }
+
+    fn reads_as<P: RootPort>(&self, platform: &P, wanted: Option<StreamRegisters>) -> bool {
+        platform.stream_read(self.port_rid, self.keys.id()) == Ok(wanted)
     }
 
     /// Returns the stream id.
@@ -163,10 +262,10 @@ impl Link {
         platform: &P,
         out: &mut [u8],
     ) -> Result<core::result::Result<usize, Ending>, Trouble> {
-        if !self.asked {
-            let query = Message::Query {
-                port_index: PORT_INDEX,
-            };
+        let query = Message::Query {
+            port_index: PORT_INDEX,
+        };
+        if !self.surveyed {
             return Ok(Ok(query.emit(out).map_err(|_| Trouble::Refused)?));
         }
         let mut random =
@@ -181,10 +280,13 @@ impl Link {
                         self.keys.acknowledge();
                     } else {
                         self.fail();
-                        if matches!(action, Action::Stop(..)) {
+                        if matches!(action, Action::Stop(..) | Action::Clear) {
                             return Err(Trouble::Session);
                         }
                     }
+                }
+                Ok(None) if !self.failed && !self.confirmed => {
+                    return Ok(Ok(query.emit(out).map_err(|_| Trouble::Refused)?));
                 }
                 Ok(None) => return Ok(Err(self.end()?)),
                 Err(_) => self.fail(),
@@ -219,30 +321,18 @@ impl Link {
 
     /// Takes the device's answer to the message of [`Self::work`].
     pub fn take_answer(&mut self, payload: &[u8], device: Rid) -> Result<(), Trouble> {
-        let [function, bus] = device.0.to_le_bytes();
         let message = Message::parse(payload);
-        if !self.asked {
-            return match message {
-                Ok(Message::QueryResponse(response))
-                    if response.port_index == PORT_INDEX
-                        && response.bus == bus
-                        && response.device_function == function
-                        && takes_keys(response.registers) =>
-                {
-                    self.asked = true;
-                    Ok(())
-                }
-                _ => {
-                    self.asked = true;
-                    self.fail();
-                    Ok(())
-                }
-            };
-        }
         let mut none = |_: &mut [u8; 32]| Err(NoEntropy);
-        // The action that is out is the same until it is answered.
-        let Ok(Some(action)) = self.keys.next(&mut none) else {
-            return Err(Trouble::Session);
+        // The action that is out is the same until it is answered; without one the device was asked
+        // for its registers.
+        let action = if self.surveyed {
+            self.keys.next(&mut none).map_err(|_| Trouble::Session)?
+        } else {
+            None
+        };
+        let Some(action) = action else {
+            self.take_registers(message.ok(), device);
+            return Ok(());
         };
         let is_done = match (action, message) {
             (Action::Program(_, key), Ok(Message::KeyProgAck { slot, status })) => {
@@ -259,6 +349,31 @@ impl Link {
             self.fail();
         }
         Ok(())
+    }
+
+    /// Takes what the device shows of its port, before the first key and under new keys.
+    fn take_registers(&mut self, message: Option<Message<'_>>, device: Rid) {
+        let [function, bus] = device.0.to_le_bytes();
+        let id = self.keys.id();
+        let is_good = match message {
+            Some(Message::QueryResponse(response)) => {
+                let is_its_port = response.port_index == PORT_INDEX
+                    && response.bus == bus
+                    && response.device_function == function;
+                let is_as_wanted = if self.surveyed {
+                    is_protected(response.registers, id)
+                } else {
+                    takes_keys(response.registers, id)
+                };
+                is_its_port && is_as_wanted
+            }
+            _ => false,
+        };
+        self.confirmed = self.surveyed;
+        self.surveyed = true;
+        if !is_good {
+            self.fail();
+        }
     }
 
     fn slot(&self, key: Key) -> KeySlot {
@@ -295,6 +410,8 @@ impl Link {
             }
             Action::Go(_, key) => Message::KeySetGo(self.slot(key)),
             Action::Stop(_, key) => Message::KeySetStop(self.slot(key)),
+            // The root port's alone.
+            Action::Associate | Action::Enable | Action::Clear => return Err(Trouble::Session),
         };
         message.emit(out).map_err(|_| Trouble::Session)
     }
@@ -311,7 +428,23 @@ impl Link {
             },
             Action::Go(_, key) => platform.key_set_go(port, key.root_port_slot(id)),
             Action::Stop(_, key) => platform.key_set_stop(port, key.root_port_slot(id)),
+            Action::Associate | Action::Enable => {
+                return self.set_registers(platform, action == Action::Enable);
+            }
+            Action::Clear => {
+                return platform.stream_clear(port, id).is_ok() && self.reads_as(platform, None);
+            }
         };
         done.is_ok()
+    }
+
+    /// Writes the root port's registers and reads them back.
+    fn set_registers<P: RootPort>(&self, platform: &P, enabled: bool) -> bool {
+        let registers = StreamRegisters {
+            enabled,
+            ..self.registers
+        };
+        platform.stream_set(self.port_rid, &registers).is_ok()
+            && self.reads_as(platform, Some(registers))
     }
 }

@@ -15,7 +15,7 @@ use core::mem::discriminant;
 use heapless::Vec;
 use tsm_abi::rmi::StreamState as WireStreamState;
 use tsm_ide::StreamIds;
-use tsm_platform::{Granule, Object, Rid};
+use tsm_platform::{Granule, Object, Platform, Rid};
 use tsm_spdm::crypto::PublicKey;
 use tsm_spdm::{Config, Requester};
 
@@ -30,7 +30,9 @@ pub(crate) use calls::{abort, communicate, destroy, get_state, set_pubkey, stop}
 pub(crate) use create::{cancel, create, donate, proceed};
 pub(crate) use exchange::advance_interface;
 pub(crate) use link::Link;
-pub(crate) use stream::{complete, connect, disconnect, refresh};
+pub(crate) use stream::{
+    complete, connect, disconnect, leave, occupy, purge, refresh, sound_stream,
+};
 
 /// Granules that the host donates to an endpoint.
 const MEMORY_GRANULES: usize = 4;
@@ -197,6 +199,7 @@ impl Object for Pdev {
         if let Some(link) = &endpoint.link {
             (discriminant(&link.state), discriminant(&link.phase)).hash(hasher);
             (link.id(), link.is_secure(), link.is_protecting()).hash(hasher);
+            discriminant(&link.usage).hash(hasher);
         }
     }
 }
@@ -239,11 +242,11 @@ impl Endpoint {
         (link.state == WireStreamState::Connected && link.is_secure()).then(|| link.id())
     }
 
-    /// Returns the id of the stream, if one of its key sets protects packets: it does while the other
-    /// set is being brought up.
-    pub fn protecting_stream(&self) -> Option<u8> {
+    /// Returns the id of the stream, if one of its key sets protects packets now: it does while the
+    /// other set is being brought up.
+    pub fn protecting_stream<P: Platform>(&self, platform: &P) -> Option<u8> {
         let link = self.link.as_ref().filter(|_| !self.lost)?;
-        link.is_protecting().then(|| link.id())
+        (link.is_protecting() && link.is_in_place(platform)).then(|| link.id())
     }
 }
 

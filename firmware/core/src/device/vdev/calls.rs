@@ -10,7 +10,6 @@ use tsm_spdm::{Digests, Operation, Outcome};
 use super::super::comm::{
     self, Comm, Exchange, Exit, Kept, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
-use super::super::pci::Function;
 use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
 use super::super::tdisp::{self, Request};
@@ -231,24 +230,12 @@ fn begin<P: Machine>(
     })?
 }
 
-/// Checks that the session holds, that both ends of the stream use its keys, and that the interface
-/// is below the root port that has them: it must not be bound over a link that does not protect it
-/// (PCIe 6.4, 11.3.8). A host that renumbers buses gives its requester id to another device.
+/// Returns the stream that the interface may be bound over.
 fn check_session<P: Machine>(context: &Context<'_, P>, names: Names) -> Result<u8> {
-    let (stream, port) = pdev::with(context, names.device, |pdev| {
-        let is_ready = pdev.state == pdev::State::Ready;
-        let endpoint = pdev.endpoint().filter(|_| is_ready).ok_or(Error::Device)?;
-        let stream = endpoint.connected_stream().ok_or(Error::Device)?;
-        let link = endpoint.link.as_ref().ok_or(Error::Device)?;
-        Ok::<_, Error>((stream, link.port.address()))
-    })??;
-    let port = pdev::with(context, port, |port| port.rid)?;
-    let rid = with(context, names.object, |vdev| vdev.rid)?;
-    if Function::new(context.platform, port).is_above(rid) {
-        Ok(stream)
-    } else {
-        Err(Error::Device)
-    }
+    let (rid, ranges) = with(context, names.object, |vdev| {
+        (vdev.rid, vdev.ranges.clone())
+    })?;
+    pdev::sound_stream(context, names.device, rid, &ranges)
 }
 
 /// `RMI_VDEV_LOCK`. Where the host reaches configuration space without the TSM, it could move the
@@ -262,14 +249,16 @@ pub(crate) fn lock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result
     let known = &mut registry.sizes;
     check(context, names, Error::Input)?;
     let stream = check_session(context, names)?;
-    begin(context, names, Request::Lock, |vdev| {
+    let begun = begin(context, names, Request::Lock, |vdev| {
         if vdev.stream_id != stream {
             return Err(Error::Device);
         }
         let placement = create::place(context, vdev.rid, &vdev.sizes, &vdev.ranges, known);
         vdev.placement = placement.ok_or(Error::Device)?;
         Ok(())
-    })
+    })?;
+    pdev::occupy(context, names.device);
+    Ok(begun)
 }
 
 /// `RMI_VDEV_START`.
@@ -391,5 +380,6 @@ pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, names: Names) -> Res
     pdev::with(context, names.device, |pdev| {
         pdev.vdevs = pdev.vdevs.saturating_sub(1)
     })?;
+    pdev::leave(context, names.device);
     Ok(Reply::NONE)
 }

@@ -353,6 +353,9 @@ fn the_host_cannot_make_the_calls_of_r_el2() {
         el3::FIRME_GM_GPI_SET,
         el3::PORTCULLIS_FEATURES,
         el3::PORTCULLIS_CONSOLE_WRITE,
+        el3::PORTCULLIS_STREAM_WRITE,
+        el3::PORTCULLIS_STREAM_READ,
+        el3::PORTCULLIS_STREAM_CLEAR,
         el3::PORTCULLIS_CONFIG_ACCESS,
     ];
     for call in calls {

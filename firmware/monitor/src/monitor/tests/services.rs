@@ -3,7 +3,7 @@
 
 //! Services for R-EL2.
 
-use tsm_abi::el3;
+use tsm_abi::el3::{self, Status};
 
 use super::{ECAM, SHARED, UNKNOWN, in_realm, realm};
 use crate::context::World;
@@ -138,7 +138,7 @@ fn a_key_reaches_its_slot_and_no_register() {
     assert_eq!(realm(&monitor, &mut cpu, &arguments), World::Realm);
     assert_eq!(cpu.realm.x[0], 0);
     assert_eq!(cpu.realm.x[4..10], [0; 6]);
-    assert_eq!(monitor.board().unit.read(0x1000 + 3 * 0x400), 0x8000_0010);
+    assert_eq!(monitor.board().unit.read(0x1000), 0x8003_0010);
     let wrong_window = [el3::RP_IDE_KEY_SET_GO, ECAM + 0x1000, 0x10, info];
     assert_eq!(realm(&monitor, &mut cpu, &wrong_window), World::Realm);
     assert_eq!(cpu.realm.x[0] as i64, -5);
@@ -151,6 +151,36 @@ fn a_key_reaches_its_slot_and_no_register() {
         World::Realm
     );
     assert_eq!(cpu.realm.x[0], 0);
+}
+
+#[test]
+fn registers_of_a_stream_are_written_read_and_cleared() {
+    let (monitor, mut cpu) = in_realm();
+    let mut call = |arguments: &[u64]| {
+        assert_eq!(realm(&monitor, &mut cpu, arguments), World::Realm);
+        [cpu.realm.x[0], cpu.realm.x[1], cpu.realm.x[2]]
+    };
+    let association = el3::StreamAssociation {
+        first: 0x100,
+        last: 0x100,
+        enabled: true,
+    };
+    let (pair, range) = (el3::stream_register(3, 0), el3::stream_register(3, 16));
+    let write = el3::PORTCULLIS_STREAM_WRITE;
+    let read = |register| [el3::PORTCULLIS_STREAM_READ, ECAM, 0x10, register];
+    let word = association.word();
+    assert_eq!(call(&[write, ECAM, 0x10, pair, word, 0])[0], 0);
+    let written = call(&[write, ECAM, 0x10, range, 0x1000_0000, 0x1010_0000]);
+    assert_eq!(written[0], 0);
+    assert_eq!(call(&read(pair)), [0, word, 0]);
+    assert_eq!(call(&read(range)), [0, 0x1000_0000, 0x1010_0000]);
+    let invalid = Status::Invalid.word();
+    assert_eq!(call(&read(1 << 16))[0], invalid);
+    assert_eq!(call(&[write, ECAM + 1, 0x10, pair, word, 0])[0], invalid);
+    let clear = [el3::PORTCULLIS_STREAM_CLEAR, ECAM, 0x10, 3];
+    assert_eq!(call(&clear), [0; 3]);
+    assert_eq!(call(&read(pair)), [0; 3]);
+    assert_eq!(monitor.board().unit.read(0x1000), 0);
 }
 
 #[test]

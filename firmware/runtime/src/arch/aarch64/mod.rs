@@ -23,7 +23,10 @@ pub use cpu::index as cpu_index;
 pub use digest::{sha256, sha512};
 pub use guest::{Context, new_context, run_while};
 pub use isolation::isolated;
-pub use monitor::{console_write, key_go, key_program, key_stop, set_owner};
+pub use monitor::{
+    console_write, key_go, key_program, key_stop, set_owner, stream_clear, stream_read,
+    stream_write,
+};
 pub use random::fill as random_fill;
 pub use translation::{invalidate_all, invalidate_range};
 pub use tsm_iommu::ArmStage2 as Stage2Tables;

@@ -196,3 +196,28 @@ pub fn key_go(ecam: u64, port: u16, info: u64) -> Result<(), PlatformError> {
 pub fn key_stop(ecam: u64, port: u16, info: u64) -> Result<(), PlatformError> {
     status(call(el3::RP_IDE_KEY_SET_STOP, &[ecam, u64::from(port), info])[0])
 }
+
+/// Writes a register pair of a stream of a root port. See [`el3::PORTCULLIS_STREAM_WRITE`].
+pub fn stream_write(
+    ecam: u64,
+    port: u16,
+    register: u64,
+    words: [u64; 2],
+) -> Result<(), PlatformError> {
+    let [first, second] = words;
+    let arguments = [ecam, u64::from(port), register, first, second];
+    status(call(el3::PORTCULLIS_STREAM_WRITE, &arguments)[0])
+}
+
+/// Reads a register pair of a stream of a root port.
+pub fn stream_read(ecam: u64, port: u16, register: u64) -> Result<[u64; 2], PlatformError> {
+    let arguments = [ecam, u64::from(port), register];
+    let [code, first, second, ..] = call(el3::PORTCULLIS_STREAM_READ, &arguments);
+    status(code).map(|()| [first, second])
+}
+
+/// Disables a stream of a root port and clears its registers.
+pub fn stream_clear(ecam: u64, port: u16, stream: u8) -> Result<(), PlatformError> {
+    let arguments = [ecam, u64::from(port), u64::from(stream)];
+    status(call(el3::PORTCULLIS_STREAM_CLEAR, &arguments)[0])
+}
