@@ -99,6 +99,8 @@ pub enum PeerMisbehaved {
     WrongEcho,
     /// A measurement record is not made of blocks.
     MeasurementRecord,
+    /// What the device measured is not what it summed up, or it summed it up in two ways.
+    MeasurementSummary,
 }
 
 impl From<PeerMisbehaved> for Error {

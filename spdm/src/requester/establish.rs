@@ -134,9 +134,11 @@ impl Challenged {
             raw,
         };
         signer.check(SigningContext::ChallengeAuth, &m1, auth.signature)?;
-        Ok(Progress::to(State::KeyExchange(Exchanging::new(
-            &self.vca, self.chain, self.key,
-        ))))
+        let next = Exchanging::new(&self.vca, self.chain, self.key);
+        Ok(Progress::to(State::KeyExchange(Exchanging {
+            summary: Some(summary(&shared.suite, auth.summary)?),
+            ..next
+        })))
     }
 }
 
@@ -145,8 +147,17 @@ pub(super) struct Exchanging<K> {
     vca: Transcript,
     chain: Digest,
     key: PublicKey,
+    /// What CHALLENGE_AUTH summed the measurements up to.
+    summary: Option<Digest>,
     /// The private half that belongs to the request that was sent.
     agreement: Option<K>,
+}
+
+/// Takes a summary that was asked for.
+fn summary(suite: &Suite, field: Option<&[u8]>) -> Result<Digest, Error> {
+    field
+        .and_then(|field| Digest::new(suite.hash, field))
+        .ok_or(Error::Internal)
 }
 
 impl<K: KeyAgreement> Exchanging<K> {
@@ -155,6 +166,7 @@ impl<K: KeyAgreement> Exchanging<K> {
             vca: vca.clone(),
             chain,
             key,
+            summary: None,
             agreement: None,
         }
     }
@@ -211,6 +223,11 @@ impl<K: KeyAgreement> Exchanging<K> {
             raw,
         };
         signer.check(SigningContext::KeyExchangeRsp, &th, response.signature)?;
+        // Both are signed; a device that changes in between is not the one that was challenged.
+        let summary = summary(&suite, response.summary)?;
+        if self.summary.is_some_and(|before| before != summary) {
+            return Err(PeerMisbehaved::MeasurementSummary.into());
+        }
         let th = th.with(response.signature);
         let th1 = th.digest();
         let agreement = self.agreement.take().ok_or(Error::Internal)?;
@@ -231,6 +248,7 @@ impl<K: KeyAgreement> Exchanging<K> {
             th: th.with(response.verify_data),
             vca: self.vca.clone(),
             key: self.key,
+            summary,
         })))
     }
 }
@@ -246,6 +264,7 @@ pub(super) struct Finishing {
     th: Transcript,
     vca: Transcript,
     key: PublicKey,
+    summary: Digest,
 }
 
 impl Finishing {
@@ -286,7 +305,14 @@ impl Finishing {
         let th2 = shared.joined(answer.exact(used)?).digest();
         let secrets = self.secrets.data_secrets(&th2);
         shared.heartbeat = self.heartbeat;
-        let session = Session::new(self.id, &shared.suite, &self.vca, self.key, secrets);
+        let session = Session::new(
+            self.id,
+            &shared.suite,
+            &self.vca,
+            self.key,
+            self.summary,
+            secrets,
+        );
         let outcome = Outcome::Established {
             session: self.id,
             heartbeat: self.heartbeat,

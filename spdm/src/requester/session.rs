@@ -10,8 +10,8 @@ use super::establish::{Signer, draw_context};
 use super::workspace::RawKey;
 use super::{Answer, Object, Outcome, Phase, Progress, Request, Shared, Source, State};
 use crate::crypto::{
-    AeadAlgorithm, DataSecrets, PublicKey, Random, RecordKey, Secret, SigningContext, Suite,
-    Transcript, sha384,
+    AeadAlgorithm, DataSecrets, Digest, PublicKey, Random, RecordKey, Secret, SigningContext,
+    Suite, Transcript, sha384,
 };
 use crate::error::{Error, PeerMisbehaved};
 use crate::wire::measurements::{GetMeasurements, Measurements, OPERATION_ALL};
@@ -52,6 +52,8 @@ pub(super) struct Session {
     rx: Channel,
     vca: Transcript,
     key: PublicKey,
+    /// What KEY_EXCHANGE_RSP summed the measurements up to.
+    summary: Digest,
 }
 
 impl Session {
@@ -60,6 +62,7 @@ impl Session {
         suite: &Suite,
         vca: &Transcript,
         key: PublicKey,
+        summary: Digest,
         secrets: DataSecrets,
     ) -> Self {
         let (tx, rx) = (
@@ -72,6 +75,7 @@ impl Session {
             rx,
             vca: vca.clone(),
             key,
+            summary,
         }
     }
 
@@ -222,7 +226,11 @@ impl Task {
         let version = shared.suite.version;
         match self {
             Self::Idle => Err(Error::Internal),
-            Self::Measure { context, .. } => measured(session, shared, context, answer, raw),
+            Self::Measure {
+                context,
+                raw: values,
+                ..
+            } => measured(session, shared, (context, !*values), answer, raw),
             Self::Vendor(payload) => vendor_answered(version, payload, answer),
             Self::Heartbeat => {
                 answer.bare(version, Code::HEARTBEAT_ACK)?;
@@ -274,7 +282,7 @@ fn key_update_acknowledged(
 fn measured<K>(
     session: &Session,
     shared: &mut Shared,
-    context: &RequesterContext,
+    (context, as_digests): (&RequesterContext, bool),
     answer: Answer<'_>,
     raw: &RawKey,
 ) -> Result<Progress<K>, Error> {
@@ -296,6 +304,12 @@ fn measured<K>(
         raw,
     };
     signer.check(SigningContext::Measurements, &l1, signature)?;
+    // A summary is over the blocks as they are without being asked for raw values; of those there
+    // is nothing to compare with.
+    let summary = Transcript::new(shared.suite.hash).with(measurements.record);
+    if as_digests && summary.digest() != session.summary {
+        return Err(PeerMisbehaved::MeasurementSummary.into());
+    }
     shared.digests.measurements = Some(sha384(message));
     let outcome = Outcome::Measured {
         blocks: measurements.block_count,

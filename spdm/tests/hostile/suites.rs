@@ -412,3 +412,64 @@ fn a_long_signature_serves_nothing_else_and_has_no_other_length() {
         }
     }
 }
+
+#[test]
+fn measurements_are_summed_up_in_one_way_only() {
+    // B09. A summary stands in CHALLENGE_AUTH behind digest and nonce, and in KEY_EXCHANGE_RSP
+    // behind the exchange value.
+    let rows = [
+        (Code::CHALLENGE_AUTH, 84, false),
+        (Code::KEY_EXCHANGE_RSP, 136, false),
+        // Without a challenge it is the measurements that contradict.
+        (Code::KEY_EXCHANGE_RSP, 136, true),
+    ];
+    for (code, at, is_found_later) in rows {
+        let mut pair = pair(SUITE, !is_found_later);
+        pair.responder.before_signing = Box::new(move |this, message| {
+            if this == code {
+                message[at] ^= 1;
+            }
+        });
+        assert_eq!(pair.establish().is_ok(), is_found_later, "{code:?}");
+        if is_found_later {
+            // Raw values are not what a summary is over.
+            let measured = pair.operate(Operation::Measure {
+                nonce: [3; 32],
+                raw: true,
+            });
+            assert_eq!(measured, Ok(Outcome::Measured { blocks: 2 }));
+            let wrong = Err(Error::Peer(PeerMisbehaved::MeasurementSummary));
+            let measured = pair.operate(Operation::Measure {
+                nonce: [4; 32],
+                raw: false,
+            });
+            assert_eq!(measured, wrong);
+        }
+        assert_eq!(pair.requester.phase(), Phase::Dead);
+    }
+}
+
+#[test]
+fn nothing_but_finish_rsp_ends_a_handshake_and_only_once() {
+    // B10. PSK_FINISH_RSP, another version's, and everything that follows an exchange otherwise.
+    for code in (0..=0xff).filter(|code| *code != Code::FINISH_RSP.0) {
+        let mut pair = pair(SUITE, false);
+        pair.responder.before_sealing = Box::new(move |this, message| {
+            if this == Code::FINISH_RSP {
+                *message = vec![0x12, code, 0, 0];
+            }
+        });
+        assert!(pair.establish().is_err(), "{code:#x}");
+        assert_eq!(pair.requester.phase(), Phase::Dead);
+    }
+    // Once in a session, the answer to a handshake is no answer to anything.
+    let mut pair = pair(SUITE, false);
+    pair.establish().unwrap();
+    pair.responder.before_sealing = Box::new(|this, message| {
+        if this == Code::HEARTBEAT_ACK {
+            *message = vec![0x12, Code::FINISH_RSP.0, 0, 0];
+        }
+    });
+    assert!(pair.operate(Operation::Heartbeat).is_err());
+    assert_eq!(pair.requester.phase(), Phase::Dead);
+}

@@ -24,7 +24,7 @@ fn requester(sent: u64, received: u64) -> Requester {
     let shared = SharedSecret::new(&[1; 48]);
     let secrets = HandshakeSecrets::new(suite.schedule(), &shared, &th).data_secrets(&th);
     let vca = Transcript::new(suite.hash);
-    let mut session = Session::new(SessionId(1), &suite, &vca, key, secrets);
+    let mut session = Session::new(SessionId(1), &suite, &vca, key, th, secrets);
     session.tx.key.set_sequence(sent);
     session.rx.key.set_sequence(received);
     let mut requester = Requester::new(Config::new(1));
