@@ -247,7 +247,12 @@ impl Host {
     /// Tables exist for the first 2 MiB of both halves.
     #[track_caller]
     pub fn new_realm(&self) -> Realm {
-        let params = self.realm_params();
+        self.new_realm_with(&self.realm_params())
+    }
+
+    /// Builds a realm as [`Self::new_realm`] does, from `params`.
+    #[track_caller]
+    pub fn new_realm_with(&self, params: &RealmParams) -> Realm {
         let rd = self.delegated();
         let page = self.page_with(params.as_bytes());
         success(self.call(Call::RealmCreate { rd, params: page }));
