@@ -3,13 +3,14 @@
 
 //! What happens when something runs out: a clean refusal, and everything can be had back.
 
-use tsm_abi::RmiStatus;
-use tsm_abi::rmi::{Call, DevCommEnter, PdevParams};
-use tsm_platform::Rid;
-use tsm_platform_fake::{Host, ROOT_PORT, success};
-use zerocopy::{FromZeros, IntoBytes};
+mod rig;
 
-const PAGE: u64 = 0x1000;
+use rig::{PAGE, Rig};
+use tsm_abi::RmiStatus;
+use tsm_abi::rmi::{Call, DevCommEnter, PdevCategory, PdevParams, VdevParams};
+use tsm_platform::Rid;
+use tsm_platform_fake::{ENDPOINT, Host, ROOT_PORT, success};
+use zerocopy::{FromZeros, IntoBytes};
 
 #[test]
 fn realms_end_where_tags_of_translations_end_and_tags_are_used_again() {
@@ -113,4 +114,71 @@ fn devices_end_where_their_table_ends_and_places_are_used_again() {
     success(host.call(Call::PdevCommunicate { pdev: first, data }));
     success(host.call(Call::PdevDestroy { pdev: first }));
     assert!(host.create_pdev(&full.0).is_ok());
+}
+
+/// Puts function `number` of the endpoint's bus there, with a page of memory; returns what makes an
+/// interface of it.
+fn add_function(rig: &Rig, number: u16) -> VdevParams {
+    const BARS: u64 = 0x1018_0000;
+    let rid = Rid(ENDPOINT.0 + number);
+    let bar = BARS + u64::from(number) * PAGE;
+    let endpoint = rig.host.fake.function(ENDPOINT).expect("an endpoint");
+    let low = u32::try_from(bar).expect("low memory") | 4;
+    rig.host
+        .fake
+        .set_function(rid, endpoint.with(0x10, low, 0xffff_f000));
+    let mut params = VdevParams::new_zeroed();
+    params.vdev_id = u64::from(number).into();
+    params.tdi_id = u64::from(rid.0).into();
+    params.num_addr_range = 1.into();
+    params.addr_range[0].base = bar.into();
+    params.addr_range[0].top = (bar + PAGE).into();
+    params
+}
+
+/// F04.
+#[test]
+fn interfaces_end_where_their_table_ends_and_places_are_used_again() {
+    const MOST: usize = 64;
+    let mut rig = Rig::new();
+    let first = rig.host.fake.function(ENDPOINT).expect("an endpoint");
+    // Several functions.
+    let first = first.with(0x0c, 0x0080_0000, 0);
+    rig.host.fake.set_function(ENDPOINT, first);
+    let all: Vec<VdevParams> = (1..=65).map(|number| add_function(&rig, number)).collect();
+    let mut device = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+    device.rid_top = 0x200.into();
+    rig.connect_device(&device);
+    let (rest, full) = all.split_at(MOST);
+    let mut objects: Vec<u64> = rest
+        .iter()
+        .map(|params| rig.create_interface(params).expect("room"))
+        .collect();
+    for _ in 0..2 {
+        let before = rig.host.snapshot();
+        assert_eq!(rig.create_interface(&full[0]), Err(RmiStatus::DEVICE));
+        let after = rig.host.snapshot();
+        assert_eq!(
+            (&before.states, &before.streams, before.globals),
+            (&after.states, &after.streams, after.globals)
+        );
+        assert!(before.functions == after.functions);
+        let give_back = |vdev| {
+            let (rd, pdev) = (rig.realm.rd, rig.device);
+            success(rig.host.call(Call::VdevDestroy { rd, pdev, vdev }));
+            rig.host.undelegate(vdev, 1);
+        };
+        // The place of one that goes is the next one's.
+        give_back(objects.remove(MOST / 2));
+        let next = rig.create_interface(&full[0]).expect("room again");
+        give_back(next);
+        let again = rig.create_interface(&rest[MOST / 2]);
+        objects.insert(MOST / 2, again.expect("room again"));
+    }
+    for vdev in objects {
+        let (rd, pdev) = (rig.realm.rd, rig.device);
+        success(rig.host.call(Call::VdevDestroy { rd, pdev, vdev }));
+        rig.host.undelegate(vdev, 1);
+    }
+    rig.take_back();
 }
