@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+mod lists;
 mod meddling;
 #[path = "../rig/mod.rs"]
 mod rig;

@@ -28,9 +28,9 @@ pub fn where_it_works(row: &table::Cells) -> Option<Box<dyn Fn() -> Stage>> {
 
 /// What a call came to: its letter, and everything but pages of the host, in which there are messages
 /// of the device that are never the same.
-type Outcome = (char, Snapshot);
+pub type Outcome = (char, Snapshot);
 
-fn outcome(stage: &Stage, row: &tsm_abi::Row, arguments: &[u64]) -> Outcome {
+pub fn outcome(stage: &Stage, row: &tsm_abi::Row, arguments: &[u64]) -> Outcome {
     let answer = ask(stage, row, arguments);
     stage.rig.host.fake.set_meddler(None);
     let mut after = stage.rig.host.snapshot();
