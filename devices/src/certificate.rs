@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::crypto::{Hash, NoEntropy, Signing, SigningKey, random};
 use crate::der::{self, tag};
+use crate::secrets::Confidant;
 
 const ECDSA_WITH_SHA256: &[u32] = &[1, 2, 840, 10045, 4, 3, 2];
 const ECDSA_WITH_SHA384: &[u32] = &[1, 2, 840, 10045, 4, 3, 3];
@@ -203,6 +204,13 @@ impl Identity {
         self.holders(signing)
             .find(|holder| holder.slot == slot)
             .map(|holder| holder.chain(hash))
+    }
+
+    /// Tells the private keys of the leaves.
+    pub(crate) fn tell_keys(&self, confidant: &Confidant) {
+        for holder in &self.holders {
+            confidant.tell("identity-key", &holder.key.private());
+        }
     }
 
     /// Lists who can sign with `signing`, in the order of their slots.

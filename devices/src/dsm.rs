@@ -11,10 +11,11 @@ use crate::event::{Event, Observer, SessionEnd, SessionId};
 use crate::fault::{FaultCount, FaultPlan, Injector, Occasion, Physical, Received, What};
 use crate::function::{Function, FunctionSource, FunctionView, Layout};
 use crate::functions::{Functions, InterfaceView};
-use crate::ide_km::{StreamView, Streams};
+use crate::ide_km::{self, StreamView, Streams};
 use crate::link::{LinkKeys, NoRootPort};
+use crate::secrets::Confidant;
 use crate::spdm::{Application, Offer, Refusal, Responder, Settings};
-use crate::tdisp::TdiState;
+use crate::tdisp::{self, TdiState};
 use crate::{Identity, Measurements};
 
 /// First byte of a PCI-SIG vendor-defined payload.
@@ -46,6 +47,8 @@ pub struct Config {
     pub link: Box<dyn LinkKeys>,
     /// Who hears of events.
     pub observer: Box<dyn Observer>,
+    /// Who is told secrets: for tests only.
+    pub confidant: Confidant,
     /// What goes wrong.
     pub faults: FaultPlan,
     /// Whether sessions, keys and locks outlive the requester's connection to the socket.
@@ -69,6 +72,7 @@ impl Config {
             others: Vec::new(),
             link: Box::new(NoRootPort),
             observer: Box::new(|_: &Event| {}),
+            confidant: Confidant::default(),
             faults: FaultPlan::default(),
             keeps_state: false,
         })
@@ -105,6 +109,7 @@ struct Device {
     functions: Functions,
     link: Box<dyn LinkKeys>,
     observer: Box<dyn Observer>,
+    confidant: Confidant,
     faults: Injector,
     /// Whether the request under way was not read.
     unread: bool,
@@ -128,18 +133,21 @@ impl Dsm {
             layout: config.layout,
             source: config.function,
         };
+        config.identity.tell_keys(&config.confidant);
         Self {
             responder: Responder::new(Settings {
                 identity: config.identity,
                 measurements: config.measurements,
                 heartbeat_period: config.heartbeat_period,
                 offer: config.offer,
+                confidant: config.confidant.clone(),
             }),
             device: Device {
                 streams: Streams::default(),
                 functions: Functions::new(std::iter::once(first).chain(config.others)),
                 link: config.link,
                 observer: config.observer,
+                confidant: config.confidant,
                 faults: Injector::new(config.faults),
                 unread: false,
             },
@@ -391,16 +399,27 @@ impl Application for Device {
             streams,
             functions,
             observer,
+            confidant,
             faults,
             ..
         } = self;
         let mut note = |event: Event| tell(observer.as_mut(), faults, &event);
         let answer = match *protocol {
             protocol::IDE_KM => {
+                // One that will be refused was a secret, too.
+                if let Some(key) = ide_km::carried_key(message) {
+                    confidant.tell("link-key", key);
+                }
                 let rid = functions.first().and_then(|function| function.rid);
                 streams.handle(session, rid, message, &mut note)?
             }
-            protocol::TDISP => functions.handle(message, session, streams, room - 1, &mut note)?,
+            protocol::TDISP => {
+                let answer = functions.handle(message, session, streams, room - 1, &mut note)?;
+                if let Some(nonce) = tdisp::carried_nonce(&answer) {
+                    confidant.tell("start-nonce", nonce);
+                }
+                answer
+            }
             _ => return Err(Refusal::InvalidRequest),
         };
         Ok([&[*protocol][..], &answer].concat())

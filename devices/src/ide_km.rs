@@ -305,6 +305,14 @@ impl Streams {
     }
 }
 
+/// Returns the key in an object as the wire has it, if it carries one.
+pub(crate) fn carried_key(object: &[u8]) -> Option<&[u8]> {
+    match object {
+        [object::KEY_PROG, ..] => object.get(SHORT_SIZE..SHORT_SIZE + 32),
+        _ => None,
+    }
+}
+
 /// Reads a key as KEY_PROG carries it: words most significant first, each little endian.
 fn wire_key(wire: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);

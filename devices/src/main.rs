@@ -4,20 +4,22 @@
 //! `portcullis-dsm`: the device's security manager as a process.
 
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use std::{env, fs, thread};
+use std::{env, fs, process, thread};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use tsm_devices::{
-    Bar, Cipher, Config, ControlListener, Dsm, Event, FaultPlan, Function, FunctionView, Identity,
-    IdentityPlan, KeyUnit, Layout, MachineMonitor, Offer, Signing, Version, serve, serve_control,
-    start_clock,
+    Bar, Cipher, Confidant, Config, ControlListener, Dsm, Event, FaultPlan, Function, FunctionView,
+    Identity, IdentityPlan, KeyUnit, Layout, MachineMonitor, Offer, Signing, Version, serve,
+    serve_control, start_clock,
 };
 
 /// Answers SPDM, IDE_KM and TDISP for devices behind DOE mailboxes.
@@ -34,6 +36,10 @@ struct Arguments {
     /// Logs each answered request, too.
     #[arg(long)]
     verbose: bool,
+    /// For tests only, and the end of all secrecy: writes every secret of every device, one line
+    /// `name hexadecimal` each.
+    #[arg(long, value_name = "FILE")]
+    key_log: Option<PathBuf>,
 }
 
 /// One device.
@@ -165,13 +171,18 @@ fn main() -> Result<()> {
         started: Instant::now(),
         verbose: arguments.verbose,
     };
+    let confidant = match &arguments.key_log {
+        Some(path) => key_log(path)?,
+        None => Confidant::default(),
+    };
     let (end, ended) = channel();
     for (number, device) in [arguments.first]
         .iter()
         .chain(&arguments.device)
         .enumerate()
     {
-        start(number, device, &program, log, &end)?;
+        let config = configure(device, &program, confidant.clone())?;
+        start(number, device, config, log, &end)?;
     }
     ended.recv().context("every device has failed")?
 }
@@ -198,11 +209,10 @@ impl Log {
 fn start(
     number: usize,
     arguments: &DeviceArguments,
-    program: &[u8],
+    mut config: Config,
     log: Log,
     end: &Sender<Result<()>>,
 ) -> Result<()> {
-    let mut config = configure(arguments, program)?;
     config.observer = Box::new(move |event: &Event| {
         if log.verbose || !matches!(event, Event::Answered { .. }) {
             log.line(number, event);
@@ -232,7 +242,22 @@ fn start(
     Ok(())
 }
 
-fn configure(arguments: &DeviceArguments, program: &[u8]) -> Result<Config> {
+/// Opens the file that every secret is written into.
+fn key_log(path: &Path) -> Result<Confidant> {
+    let cannot = || format!("cannot write {}", path.display());
+    let mut file = File::create(path).with_context(cannot)?;
+    Ok(Confidant::new(move |name, secret| {
+        let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        // In one piece: who reads a line reads all of it, whenever this process is ended.
+        if let Err(error) = file.write_all(format!("{name} {digits}\n").as_bytes()) {
+            // A log with gaps would let a leak pass.
+            eprintln!("cannot write the key log: {error}");
+            process::exit(1);
+        }
+    }))
+}
+
+fn configure(arguments: &DeviceArguments, program: &[u8], confidant: Confidant) -> Result<Config> {
     let function = FunctionView {
         rid: None,
         bars: arguments.bar.into_iter().collect(),
@@ -241,7 +266,8 @@ fn configure(arguments: &DeviceArguments, program: &[u8]) -> Result<Config> {
     config.heartbeat_period = arguments.heartbeat;
     config.keeps_state = arguments.keep_state;
     config.offer = offer(arguments)?;
-    config.identity = identity(arguments)?;
+    config.identity = identity(arguments, &confidant)?;
+    config.confidant = confidant;
     if let Some(socket) = &arguments.qmp {
         config.function = Box::new(MachineMonitor::watch(socket, arguments.qdev_id.as_deref()));
     }
@@ -297,7 +323,7 @@ fn offer(arguments: &DeviceArguments) -> Result<Offer> {
 }
 
 /// Makes the device's keys and certificates.
-fn identity(arguments: &DeviceArguments) -> Result<Identity> {
+fn identity(arguments: &DeviceArguments, confidant: &Confidant) -> Result<Identity> {
     let mut plan = IdentityPlan::new(arguments.suite)?;
     plan.slots = arguments.slots.clone();
     plan.slots.sort_unstable();
@@ -306,6 +332,7 @@ fn identity(arguments: &DeviceArguments) -> Result<Identity> {
     if let Some(seed) = &arguments.seed {
         plan.seed = IdentityPlan::seed_of(seed);
     }
+    confidant.tell("identity-seed", &plan.seed);
     Ok(Identity::new(&plan))
 }
 

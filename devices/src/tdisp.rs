@@ -162,6 +162,12 @@ pub(crate) fn named_function(message: &[u8]) -> Option<u16> {
     Some(u16::from_le_bytes([header[4], header[5]]))
 }
 
+/// Returns the nonce in an answer to LOCK_INTERFACE.
+pub(crate) fn carried_nonce(answer: &[u8]) -> Option<&[u8]> {
+    let (header, nonce) = answer.split_first_chunk::<HEADER_SIZE>()?;
+    (header[1] | kind::REQUEST == kind::LOCK_INTERFACE).then_some(nonce)
+}
+
 /// What a request is judged by.
 pub(crate) struct Surroundings<'a> {
     pub(crate) session: SessionId,

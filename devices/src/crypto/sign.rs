@@ -7,7 +7,7 @@ use ecdsa::signature::hazmat::PrehashSigner;
 use ml_dsa::{MlDsa65, MlDsa87};
 use zeroize::Zeroizing;
 
-use super::Hash;
+use super::{Hash, Secret};
 
 /// A signature algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,16 @@ impl SigningKey {
             Self::MlDsa65(key) => lattice_signature(key, content, &[]),
             Self::MlDsa87(key) => lattice_signature(key, content, &[]),
         }
+    }
+
+    /// Returns the private key: a scalar, or the seed of an ML-DSA key.
+    pub(crate) fn private(&self) -> Secret {
+        Secret::new(match self {
+            Self::P256(key) => key.to_bytes().to_vec(),
+            Self::P384(key) => key.to_bytes().to_vec(),
+            Self::MlDsa65(key) => key.to_seed().to_vec(),
+            Self::MlDsa87(key) => key.to_seed().to_vec(),
+        })
     }
 
     /// Returns the public key as a certificate carries it: an uncompressed point, or ML-DSA's own

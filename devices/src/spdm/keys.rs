@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::offer::Version;
 use crate::crypto::{Cipher, Hash, Secret, TAG_SIZE};
 use crate::event::SessionId;
+use crate::secrets::Confidant;
 
 /// What the key schedule of a session depends on.
 #[derive(Clone, Copy)]
@@ -89,6 +90,14 @@ impl Stage {
         self.schedule.finished(secret, transcript)
     }
 
+    /// Tells the secrets of this stage and the keys of its directions.
+    pub(super) fn tell(&self, stage: &str, confidant: &Confidant) {
+        confidant.tell(&format!("{stage}-main-secret"), &self.main);
+        let (request, response) = self.directions();
+        request.tell(&format!("{stage}-request"), confidant);
+        response.tell(&format!("{stage}-response"), confidant);
+    }
+
     /// Returns the directions of requests and responses, both at their first record.
     pub(super) fn directions(&self) -> (Direction, Direction) {
         (
@@ -127,6 +136,13 @@ impl Direction {
     pub(super) fn update(&mut self) {
         let next = self.schedule.derive(&self.secret, "traffic upd", &[]);
         *self = Self::new(self.schedule, next);
+    }
+
+    /// Tells secret, key and nonce base.
+    pub(super) fn tell(&self, direction: &str, confidant: &Confidant) {
+        confidant.tell(&format!("{direction}-secret"), &self.secret);
+        confidant.tell(&format!("{direction}-key"), &self.key);
+        confidant.tell(&format!("{direction}-iv"), &self.iv[..]);
     }
 
     /// Returns the nonce of the next record, or `None` when the counter is used up.

@@ -14,6 +14,7 @@ use super::vendor::vendor_defined;
 use super::{Header, RECORD_OVERHEAD, Reader, Refusal, VERSION_1_0, code, response};
 use crate::crypto::{Hash, Transcript};
 use crate::event::{Event, SessionEnd, SessionId};
+use crate::secrets::Confidant;
 use crate::{Identity, Measurements};
 
 /// Sessions at a time, unfinished handshakes included.
@@ -47,6 +48,7 @@ pub(crate) struct Settings {
     /// Seconds; 0 means that sessions live without heartbeats.
     pub(crate) heartbeat_period: u8,
     pub(crate) offer: Offer,
+    pub(crate) confidant: Confidant,
 }
 
 /// How far the connection has come.
@@ -463,6 +465,7 @@ impl Responder {
             vca: &self.vca,
             heartbeat_period: self.settings.heartbeat_period,
             taken: &taken,
+            confidant: &self.settings.confidant,
         };
         let (mut session, answer) = session::key_exchange(header, message, request, &parameters)?;
         session.measured = self.fresh_transcript(agreed);

@@ -14,6 +14,7 @@ use super::negotiate::flag;
 use super::{Header, NONCE_SIZE, Reader, Refusal, Version, code, response};
 use crate::crypto::{Transcript, random};
 use crate::event::SessionId;
+use crate::secrets::Confidant;
 
 /// Opaque data format 1 of one element, secured message version selection 1.2.
 const SELECTED_VERSION: [u8; 12] = [1, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0x00, 0x12];
@@ -51,6 +52,7 @@ pub(super) struct Session {
     pub(super) measured: Transcript,
     pub(super) chunks: Chunks,
     pub(super) last_heard: Instant,
+    confidant: Confidant,
 }
 
 /// What KEY_EXCHANGE needs from the connection.
@@ -60,6 +62,7 @@ pub(super) struct Parameters<'a> {
     pub(super) heartbeat_period: u8,
     /// Responder halves of session ids that are taken.
     pub(super) taken: &'a [u16],
+    pub(super) confidant: &'a Confidant,
 }
 
 /// Checks the requester's opaque data: it must offer a secured message version that we speak.
@@ -155,12 +158,14 @@ pub(super) fn key_exchange(
         cipher,
     };
     let stage = Stage::handshake(schedule, &shared, &transcript.digest());
+    parameters.confidant.tell("shared-secret", &shared);
     let verify = stage.finished(&stage.response, &transcript.digest());
     transcript.append(&verify);
     answer.extend(verify);
 
     let id = u32::from(responder_half) << 16 | u32::from(requester_half);
     let (request, response) = stage.directions();
+    stage.tell("handshake", parameters.confidant);
     let handshake = Handshake {
         stage,
         transcript,
@@ -175,6 +180,7 @@ pub(super) fn key_exchange(
         measured: Transcript::new(agreed.hash),
         chunks: Chunks::default(),
         last_heard: Instant::now(),
+        confidant: parameters.confidant.clone(),
     };
     Ok((session, answer))
 }
@@ -251,6 +257,7 @@ impl Session {
     pub(super) fn establish(&mut self) {
         if let Progress::Finished(stage) = &self.progress {
             (self.request, self.response) = stage.directions();
+            stage.tell("application", &self.confidant);
             self.progress = Progress::Established { unverified: false };
         }
     }
@@ -268,10 +275,12 @@ impl Session {
         };
         if unverified {
             self.request.update();
+            self.request.tell("updated-request", &self.confidant);
         }
         if header.param1 == UPDATE_ALL_KEYS {
             // The acknowledgment is the first record under the new response key.
             self.response.update();
+            self.response.tell("updated-response", &self.confidant);
         }
         self.progress = Progress::Established { unverified };
         let Header { param1, param2, .. } = header;

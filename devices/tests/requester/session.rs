@@ -79,6 +79,16 @@ impl Session {
         text[2..2 + application].to_vec()
     }
 
+    /// Returns the key of `request` or `response`.
+    pub fn key(&self, direction: &str) -> Vec<u8> {
+        let direction = match direction {
+            "request" => &self.request,
+            _ => &self.response,
+        };
+        let terms = direction.terms;
+        terms.expand(&direction.secret, "key", &[], terms.key_size())
+    }
+
     pub fn update_request(&mut self) {
         self.request.update();
     }
