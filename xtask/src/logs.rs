@@ -12,7 +12,7 @@ use defmt_decoder::{DecodeError, Table};
 use crate::images::IMAGES;
 
 /// Splits the bytes of the port into the two streams: tag, little-endian length, bytes.
-fn split(bytes: &[u8]) -> BTreeMap<u8, Vec<u8>> {
+pub fn split(bytes: &[u8]) -> BTreeMap<u8, Vec<u8>> {
     let mut streams: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
     let mut rest = bytes;
     while let [tag, low, high, tail @ ..] = rest {

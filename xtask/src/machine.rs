@@ -4,12 +4,12 @@
 //! The machine: device process, disks, QEMU, and the console of the host.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +20,8 @@ use crate::images::{IMAGES, build_all};
 use crate::logs;
 use crate::qemu::{self, Qemu};
 use crate::report::{Line, Report};
-use crate::{Responder, RunArguments, evidence};
+use crate::secrets::Secret;
+use crate::{Responder, RunArguments, evidence, secrets};
 
 /// How long one whole run may take. A quiet machine needs a small part of it.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -151,7 +152,8 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
         .context("QEMU does not start")?;
     let output = child.stdout.take().context("QEMU has no console")?;
     let mut child = Owned(child);
-    let mut report = listen(output, plan.show, plan.gdb);
+    let console = File::create(place.join("console.log"))?;
+    let (mut report, reader) = listen(output, console, plan.show, plan.gdb);
     evidence::keep(&report, &place.join("evidence"), &files.root_certificate)?;
     if matches!(report.lines.last(), Some(Line::Verdict { .. })) {
         let ended = wait(&mut child, Duration::from_secs(10));
@@ -167,24 +169,31 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     }
     drop(child);
     drop(process);
+    let _ = reader.join();
     let port = fs::read(&files.port).unwrap_or_default();
+    let told = files.search(&place, &report, &port, &plan)?;
+    (plan.show)(&told, Line::parse(&told).as_ref());
+    report.insert_check(Line::parse(&told));
     Ok((report, port))
 }
 
-/// Reads the console to its end or to the time limit.
+/// Reads the console to the verdict or to the time limit. The thread keeps all of it to its end.
 fn listen(
     output: impl Read + Send + 'static,
+    mut console: File,
     show: &mut dyn FnMut(&str, Option<&Line>),
     patient: bool,
-) -> Report {
+) -> (Report, JoinHandle<()>) {
     let (sender, receiver) = channel();
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         let mut reader = BufReader::new(output);
         let mut bytes = Vec::new();
         while matches!(reader.read_until(b'\n', &mut bytes), Ok(count) if count > 0) {
             let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            let kept = console.write_all(&bytes);
             bytes.clear();
-            if sender.send(line).is_err() {
+            // After the verdict nobody listens any more.
+            if sender.send(line).is_err() && kept.is_err() {
                 break;
             }
         }
@@ -203,13 +212,13 @@ fn listen(
                 show(&raw, line.as_ref());
                 report.lines.extend(line.clone());
                 if matches!(line, Some(Line::Verdict { .. })) {
-                    return report;
+                    return (report, reader);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return report,
+            Err(RecvTimeoutError::Disconnected) => return (report, reader),
             Err(RecvTimeoutError::Timeout) => {
                 report.broken = Some(format!("no verdict within {} s", LIMIT.as_secs()));
-                return report;
+                return (report, reader);
             }
         }
     }
@@ -237,6 +246,7 @@ struct Files {
     root_certificate: PathBuf,
     measurement: PathBuf,
     device_log: PathBuf,
+    key_log: PathBuf,
 }
 
 impl Files {
@@ -251,6 +261,7 @@ impl Files {
             root_certificate: place.join("root.der"),
             measurement: place.join("measurement.bin"),
             device_log: place.join("device.log"),
+            key_log: place.join(secrets::KEY_LOG),
         };
         fs::write(&files.disk, disk(0x5a))?;
         fs::write(&files.plain_disk, disk(0xc3))?;
@@ -293,7 +304,54 @@ impl Files {
         fs::write(&self.policy, page)?;
         Ok(())
     }
+
+    /// Searches what the run left for secrets; returns the line of a check.
+    fn search(
+        &self,
+        place: &Path,
+        report: &Report,
+        port: &[u8],
+        plan: &Plan<'_>,
+    ) -> Result<String> {
+        let mut logs = secrets::logs_in(place)?;
+        logs.push(("report".into(), serde_json::to_vec(report)?));
+        logs.push((
+            "firmware log, decoded".into(),
+            logs::decode(port)?.join("\n").into_bytes(),
+        ));
+        for (tag, bytes) in logs::split(port) {
+            logs.push((format!("firmware log, frames {tag:#x}"), bytes));
+        }
+        // Another process's device keeps its secrets to itself.
+        let mut secrets = match plan.responder.dsm {
+            Some(_) => Vec::new(),
+            None => secrets::read(&self.key_log)?,
+        };
+        if plan.mode == Mode::Flow && plan.responder.dsm.is_none() {
+            let missing = FLOW_SECRETS
+                .iter()
+                .find(|name| !secrets.iter().any(|secret| secret.name == **name));
+            if let Some(name) = missing.filter(|_| report.broken.is_none()) {
+                return Ok(secrets::failure(&format!("the device told no {name}")));
+            }
+        }
+        let image = fs::read(&self.disk)?;
+        for (name, block) in [("known-data", KNOWN_BLOCK), ("written-data", WRITE_BLOCK)] {
+            secrets.push(Secret::new(name, &image[block * BLOCK..][..KNOWN_BYTES]));
+        }
+        Ok(secrets::check(&logs, &secrets))
+    }
 }
+
+/// What a device's secrets are called of which the whole flow must have seen at least one each.
+const FLOW_SECRETS: [&str; 6] = [
+    "identity-key",
+    "shared-secret",
+    "handshake-request-key",
+    "application-response-key",
+    "link-key",
+    "start-nonce",
+];
 
 /// Returns a disk whose content differs in every byte position of a block and between blocks.
 fn disk(seed: u8) -> Vec<u8> {
@@ -323,6 +381,8 @@ fn start_device(program: &Path, files: &Files, plan: &Plan<'_>) -> Result<(Owned
         .args(["--qdev-id", DEVICE])
         .arg("--kcu")
         .arg(&files.keys)
+        .arg("--key-log")
+        .arg(&files.key_log)
         .arg("--root-out")
         .arg(&files.root_certificate)
         .arg("--measurements-out")

@@ -21,6 +21,7 @@ mod panics;
 mod qemu;
 mod report;
 mod ring;
+mod secrets;
 mod sizes;
 mod stacks;
 mod suite;

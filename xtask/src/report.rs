@@ -189,6 +189,13 @@ impl Report {
         lines.chain([outcome("verdict", self.verdict())]).collect()
     }
 
+    /// Adds what was found out after the run; a verdict stays last.
+    pub fn insert_check(&mut self, check: Option<Line>) {
+        let end = matches!(self.lines.last(), Some(Line::Verdict { .. }));
+        let place = self.lines.len() - usize::from(end);
+        self.lines.splice(place..place, check);
+    }
+
     /// Returns what the last check called `name` saw.
     pub fn seen(&self, name: &str) -> Option<&str> {
         self.lines.iter().rev().find_map(|line| match line {
