@@ -46,6 +46,8 @@ pub struct Host {
     /// What the firmware tracks granules by: goes after it.
     _tracked: Tracked,
     next: Mutex<u64>,
+    /// Replies to calls, while somebody wants them.
+    replies: Mutex<Option<Vec<[u64; 8]>>>,
 }
 
 /// A realm with one virtual CPU, and every granule it was given.
@@ -86,6 +88,7 @@ impl Host {
             tsm: Tsm::new(tracked.regions()),
             _tracked: tracked,
             next,
+            replies: Mutex::default(),
         }
     }
 
@@ -106,7 +109,21 @@ impl Host {
 
     /// Calls the TSM with registers as they are.
     pub fn raw(&self, function: u64, registers: &[u64; 7]) -> [u64; 8] {
-        self.tsm.host_call(&self.fake, function, registers)
+        let reply = self.tsm.host_call(&self.fake, function, registers);
+        if let Some(replies) = &mut *lock(&self.replies) {
+            replies.push(reply);
+        }
+        reply
+    }
+
+    /// Keeps the replies to all calls from now on.
+    pub fn keep_replies(&self) {
+        *lock(&self.replies) = Some(Vec::new());
+    }
+
+    /// Returns the replies that were kept, and keeps no more.
+    pub fn take_replies(&self) -> Vec<[u64; 8]> {
+        lock(&self.replies).take().unwrap_or_default()
     }
 
     /// Calls the TSM and returns the status.

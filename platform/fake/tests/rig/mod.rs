@@ -16,8 +16,8 @@ use std::time::Duration;
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags};
 use tsm_devices::{
-    Bar, Config, Dsm, EndKeys, FaultPlan, Function, FunctionSource, FunctionView, KEYS_PER_STREAM,
-    LinkKey, LinkKeys, LinkStatus, TdiState,
+    Bar, Confidant, Config, Dsm, EndKeys, FaultPlan, Function, FunctionSource, FunctionView,
+    KEYS_PER_STREAM, LinkKey, LinkKeys, LinkStatus, TdiState,
 };
 use tsm_platform::{ConfigSpace, KeySlot, StreamId};
 use tsm_platform_fake::{
@@ -76,6 +76,9 @@ impl LinkKeys for Shared {
 /// A message, and by which protocol it goes.
 pub type Message = (u8, Vec<u8>);
 
+/// Secrets, as the device tells them.
+pub type Secrets = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// What a pump came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pumped {
@@ -108,6 +111,8 @@ pub struct Rig {
     pub lie: Option<u64>,
     /// Everything that was carried, both ways.
     pub traffic: Vec<Vec<u8>>,
+    /// Every secret that the device knows or knew, by name.
+    pub secrets: Secrets,
     /// How long the host was to wait before each request, in microseconds.
     pub delays: Vec<u64>,
     /// The guest's way of translating.
@@ -132,6 +137,13 @@ impl Rig {
         config.function = Box::new(shared.clone());
         config.link = Box::new(shared.clone());
         config.others = others;
+        let secrets = Secrets::default();
+        let told = secrets.clone();
+        config.confidant = Confidant::new(move |name, secret| {
+            told.lock()
+                .unwrap()
+                .push((name.to_owned(), secret.to_vec()));
+        });
         let pages = [(); 3].map(|()| host.pages(1));
         Self {
             dsm: Dsm::new(config),
@@ -146,6 +158,7 @@ impl Rig {
             tamper: None,
             lie: None,
             traffic: Vec::new(),
+            secrets,
             delays: Vec::new(),
             vcpu,
             data: pages[0],
