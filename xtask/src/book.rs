@@ -272,27 +272,51 @@ impl Row {
         places
     }
 
+    /// Returns its tests by the suite that they are of.
+    fn suites(&self) -> Vec<String> {
+        let mut suites: Vec<(&str, Vec<String>)> = Vec::new();
+        for test in &self.tests {
+            let (suite, name) = test.split_once("::").unwrap_or((test, ""));
+            match suites.iter_mut().find(|(other, _)| *other == suite) {
+                Some((_, names)) => names.push(name.into()),
+                None => suites.push((suite, vec![name.into()])),
+            }
+        }
+        let suites = suites.iter();
+        suites
+            .map(|(suite, names)| format!("{suite}: {}", few(names)))
+            .collect()
+    }
+
     /// Returns the columns of the page for how it stands.
     fn shown(&self, outcomes: &[Outcome]) -> (&'static str, String) {
         let mut shown = match self.standing(outcomes) {
             Standing::DoesNotApply => return ("does not apply", self.except.clone()),
             Standing::Open(missing) => return ("**open**", missing.join(", ")),
-            Standing::Passes => self
-                .tests
-                .iter()
-                .map(|test| {
-                    let (suite, name) = test.split_once("::").unwrap_or((test, ""));
-                    format!("`{name}` ({suite})")
-                })
-                .collect::<Vec<_>>(),
+            Standing::Passes => self.suites(),
         };
-        let machine = self.machine.iter();
-        shown.extend(machine.map(|name| format!("`{name}` on the machine")));
+        if !self.machine.is_empty() {
+            shown.push(format!("on the machine: {}", few(&self.machine)));
+        }
         let mut text = shown.join("; ");
         if !self.limits.is_empty() {
             let _ = write!(text, ". {}", self.limits);
         }
         ("pass", text)
+    }
+}
+
+/// Names the first few, and says how many more there are.
+fn few(names: &[String]) -> String {
+    const FEW: usize = 4;
+    let shown: Vec<String> = names
+        .iter()
+        .take(FEW)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    match names.len().saturating_sub(FEW) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
