@@ -7,8 +7,8 @@ mod rig;
 
 use rig::{DATA_IPA, DEVICE_IPA, PRIVATE_PAGES, Pumped, Rig};
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::Call;
-use tsm_devices::TdiState;
+use tsm_abi::rmi::{Call, CommStatus};
+use tsm_devices::{Config, Dsm, FunctionView, Identity, IdentityPlan, Offer, Signing, TdiState};
 use tsm_platform::ConfigSpace;
 use tsm_platform_fake::{ENDPOINT, FaultPoint};
 
@@ -414,5 +414,64 @@ fn another_key_than_the_devices_opens_no_session() {
     assert_eq!(rig.pump_device(rig.device), Pumped::Done);
     assert_eq!(rig.device_state(rig.device), DEVICE_ERROR);
     assert!(rig.dsm.state().sessions.is_empty());
+    rig.take_back();
+}
+
+/// Boots a machine with a device at its place that offers `offer`, and has a chain for each of its
+/// kinds of keys.
+fn with_offer(offer: Offer) -> Rig {
+    let mut rig = Rig::new();
+    let view = FunctionView {
+        rid: Some(ENDPOINT.0),
+        bars: Vec::new(),
+    };
+    let mut config = Config::new(b"firmware", view).unwrap();
+    let mut plan = IdentityPlan::new(Signing::EcdsaP384).unwrap();
+    plan.signings.clone_from(&offer.signings);
+    config.identity = Identity::new(&plan);
+    config.offer = offer;
+    rig.dsm = Dsm::new(config);
+    rig
+}
+
+/// P4: the answer to a lock carries the nonce that starts the interface.
+#[test]
+fn no_message_outlives_its_call() {
+    let mut rig = Rig::assigned();
+    assert!(rig.host.tsm.keeps_no_message());
+    rig.lock();
+    assert!(rig.host.tsm.keeps_no_message());
+    rig.measure();
+    rig.report();
+    assert!(rig.host.tsm.keeps_no_message());
+    rig.take_back();
+}
+
+/// P4: a device of small transfers takes a key of its link in chunks.
+#[test]
+fn a_key_that_is_half_sent_is_erased_when_the_host_gives_up() {
+    let mut rig = with_offer(Offer {
+        transfer_size: 64,
+        ..Offer::default()
+    });
+    rig.create_ends();
+    rig.open_session();
+    rig.ask_for_stream();
+    assert_eq!(rig.pump_device(rig.port), Pumped::Wait);
+    let pump = rig.device_pump(rig.device);
+    let (mut answer, mut status) = (None, CommStatus::None);
+    // Until the port's capabilities are in and the first key is on its way.
+    while rig.root_port_keys() == 0 || rig.host.tsm.keeps_no_message() {
+        let (message, _) = rig.pump_once(pump, answer.as_deref(), status).unwrap();
+        let (protocol, request) = message.expect("a request");
+        answer = rig.carry(protocol, &request);
+        status = CommStatus::Response;
+    }
+    let pdev = rig.device;
+    assert_eq!(
+        rig.host.status(Call::PdevAbort { pdev }),
+        RmiStatus::SUCCESS
+    );
+    assert!(rig.host.tsm.keeps_no_message());
     rig.take_back();
 }

@@ -260,7 +260,10 @@ pub(crate) fn advance<P: Machine>(
             step.answer(exchange)
         }
     };
-    step.buffers.served(device, step.requester);
+    // What was not served belongs to another device.
+    if serves {
+        step.buffers.served(device, step.requester);
+    }
     Ok(stepped)
 }
 

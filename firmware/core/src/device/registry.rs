@@ -14,7 +14,8 @@ use heapless::Vec;
 use spin::{Mutex, MutexGuard};
 use tsm_platform::Rid;
 use tsm_spdm::{Requester, Workspace};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zeroize::Zeroize;
 
 use super::psmmu::Units;
 use super::sizes::{BarSizes, KnownSizes};
@@ -54,7 +55,7 @@ pub(crate) struct Interface {
 pub(crate) const PAYLOAD_BYTES: usize = 64;
 
 /// Where messages are composed and taken apart. Shared, because one step runs at a time.
-#[derive(FromBytes, IntoBytes)]
+#[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(crate) struct Messages {
     /// The request on its way out.
@@ -81,19 +82,36 @@ impl Buffers {
         !requester.uses_workspace() || self.user == Some(device)
     }
 
-    /// Takes note, after a step, of whether `requester` of `device` needs the workspace as it is.
-    /// It may have taken it from another device, whose conversation then ends at its next step.
+    /// Erases, after a step that was served, what it left: messages stand open here, and they carry
+    /// keys and nonces. The workspace stays for as long as `requester` of `device` needs it as it is.
+    /// It may have been taken from another device, whose conversation then ends at its next step.
     pub fn served(&mut self, device: Rid, requester: &Requester) {
+        self.messages.request.zeroize();
+        self.messages.response.zeroize();
+        self.messages.payload.zeroize();
         if requester.uses_workspace() {
             self.user = Some(device);
-        } else if self.user == Some(device) {
+        } else {
+            self.forget(device);
+        }
+    }
+
+    /// Erases the workspace if it holds what the requester of `device` needs, which is gone.
+    pub fn forget(&mut self, device: Rid) {
+        if self.user == Some(device) {
+            self.messages.workspace.zeroize();
             self.user = None;
         }
     }
 
-    /// Takes note that the workspace was erased.
+    /// Takes note that the messages were erased.
     pub fn erased(&mut self) {
         self.user = None;
+    }
+
+    /// Returns whether no part of a message is here.
+    fn is_empty(&self) -> bool {
+        self.messages.as_bytes().iter().all(|byte| *byte == 0)
     }
 }
 
@@ -141,6 +159,11 @@ impl Registry {
             (interface.object, interface.rid.0, interface.device).hash(hasher);
         }
         self.units.observe(hasher);
+    }
+
+    /// Returns whether no part of a message is kept.
+    pub fn is_quiet(&self) -> bool {
+        self.buffers.is_empty()
     }
 
     /// Returns every device.

@@ -51,9 +51,9 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, dat
     }
     let told = comm::leave(context, data, &exit);
     match stepped.and_then(|stepped| told.map(|()| stepped)) {
-        Ok(stepped) => settle(context, &registry, object, stepped)?,
+        Ok(stepped) => settle(context, &mut registry, object, stepped)?,
         Err(Trouble::Session | Trouble::Refused) => {
-            super::fail(context, &registry, object);
+            super::fail(context, &mut registry, object);
         }
     }
     Ok(Reply::NONE)
@@ -62,7 +62,7 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, dat
 /// Moves the device on after a step that went well.
 fn settle<P: Machine>(
     context: &Context<'_, P>,
-    registry: &Registry,
+    registry: &mut Registry,
     object: u64,
     stepped: Stepped,
 ) -> Result<()> {
@@ -155,11 +155,11 @@ pub(crate) fn stop<P: Machine>(context: &Context<'_, P>, object: u64) -> Result 
 /// `RMI_PDEV_ABORT`: gives up the exchange. A request that is out leaves the session in doubt, so
 /// the session goes, and what rests on it.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let registry = context.devices();
+    let mut registry = context.devices();
     if with(context, object, |pdev| pdev.comm)? == Comm::Idle {
         return Err(Error::Device);
     }
-    super::fail(context, &registry, object);
+    super::fail(context, &mut registry, object);
     with(context, object, |pdev| pdev.comm = Comm::Idle)?;
     Ok(Reply::NONE)
 }

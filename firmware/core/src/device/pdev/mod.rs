@@ -277,7 +277,7 @@ fn with_in<P: Machine, R>(
 /// interfaces, then the keys of its stream, then the device itself.
 ///
 /// A root port that fails takes the endpoint with it whose stream operation it is in.
-pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &Registry, address: u64) {
+pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &mut Registry, address: u64) {
     let endpoint = match with(context, address, |pdev| pdev.op) {
         Ok(Some(Op::Stream { endpoint })) => endpoint.address(),
         _ => address,
@@ -289,9 +289,12 @@ pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &Registry, ad
     }
 }
 
-fn fail_one<P: Machine>(context: &Context<'_, P>, registry: &Registry, address: u64) {
+fn fail_one<P: Machine>(context: &Context<'_, P>, registry: &mut Registry, address: u64) {
     vdev::fail_all(context, registry, address);
+    let buffers = &mut registry.buffers;
     let _ = with(context, address, |pdev| {
+        // It may hold a key that is on its way to the device.
+        buffers.forget(pdev.rid);
         if let Some(endpoint) = pdev.endpoint() {
             endpoint.lost = true;
             endpoint.user = User::Nobody;
