@@ -8,7 +8,9 @@ mod rig;
 use rig::{DATA_IPA, DEVICE_IPA, PRIVATE_PAGES, Pumped, Rig};
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, CommStatus};
-use tsm_devices::{Config, Dsm, FunctionView, Identity, IdentityPlan, Offer, Signing, TdiState};
+use tsm_devices::{
+    Config, Dsm, FunctionView, Identity, IdentityPlan, Offer, Signing, TdiState, Version,
+};
 use tsm_platform::ConfigSpace;
 use tsm_platform_fake::{ENDPOINT, FaultPoint};
 
@@ -473,5 +475,16 @@ fn a_key_that_is_half_sent_is_erased_when_the_host_gives_up() {
         RmiStatus::SUCCESS
     );
     assert!(rig.host.tsm.keeps_no_message());
+    rig.take_back();
+}
+
+/// A host cannot name an ML-DSA key yet, so none is agreed on with a device that has another.
+#[test]
+fn a_device_is_not_let_choose_a_key_that_the_host_cannot_set() {
+    let mut offer = Offer::suite(Signing::MlDsa87, &[Version::V1_4]);
+    offer.signings.push(Signing::EcdsaP384);
+    let mut rig = with_offer(offer);
+    rig.create_ends();
+    rig.open_session();
     rig.take_back();
 }

@@ -15,7 +15,7 @@ use tsm_abi::rmi::{
 };
 use tsm_ide::StreamIds;
 use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, HostPa, Rid};
-use tsm_spdm::{Config, Requester};
+use tsm_spdm::{Config, Offer, Requester};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
@@ -118,7 +118,7 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
             let endpoint = Endpoint {
                 rids,
                 memory: Memory::new(),
-                requester: Requester::new(Config::new(session_id(context)?)),
+                requester: Requester::new(config(session_id(context)?)),
                 key: None,
                 user: User::Nobody,
                 lost: false,
@@ -146,6 +146,18 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
     // There was room, and the lock is held.
     registry.add_device(device).map_err(|_| Error::Global)?;
     Ok(reply)
+}
+
+/// Returns what the requester says of itself. `RMI_PDEV_SET_PUBKEY` has no ML-DSA keys, so a device
+/// that has a key of another kind as well must not choose one: it could never be connected.
+const fn config(session_id: u16) -> Config {
+    Config {
+        offer: Offer {
+            pqc_asym: 0,
+            ..Offer::ALL
+        },
+        ..Config::new(session_id)
+    }
 }
 
 /// Makes the TSM's half of a session id.
