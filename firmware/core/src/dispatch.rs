@@ -28,6 +28,7 @@ pub struct Tsm {
 
 impl Tsm {
     /// Makes a TSM that owns none of the granules of `regions`.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new(regions: &'static [Region]) -> Self {
         Self {

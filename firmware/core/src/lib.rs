@@ -20,6 +20,8 @@
         clippy::unwrap_used,
     )
 )]
+// Without a `Tsm`, which holds words that the checker cannot make in a constant, much is unused.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 mod context;
 mod device;
@@ -27,12 +29,15 @@ mod digest;
 mod dispatch;
 mod error;
 mod granule;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod measurement;
 mod ownership;
 mod realm;
 mod rec;
 mod rsi;
 mod rtt;
+mod sync;
 mod system;
 pub mod tables;
 

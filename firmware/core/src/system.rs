@@ -3,8 +3,6 @@
 
 //! Version, features, configuration and activation of the TSM.
 
-use core::sync::atomic::{AtomicU8, Ordering};
-
 use tsm_abi::rmi::{RmmConfig, VERSION, features};
 use tsm_platform::HostPa;
 use zerocopy::{FromZeros, IntoBytes};
@@ -12,6 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::realm::{MAX_IPA_BITS, MAX_RECS_ORDER};
+use crate::sync::{AtomicU8, Ordering};
 
 /// Order of the largest number of device interfaces of a physical device.
 const MAX_VDEVS_ORDER: u64 = 4;
@@ -24,7 +23,14 @@ const ACTIVE: u8 = 1;
 
 impl Activation {
     /// Makes the state before activation.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
+        Self(AtomicU8::new(CONFIGURABLE))
+    }
+
+    /// Makes the state before activation, outside constants.
+    #[cfg(loom)]
+    pub fn new() -> Self {
         Self(AtomicU8::new(CONFIGURABLE))
     }
 
@@ -34,7 +40,7 @@ impl Activation {
     }
 
     /// Activates, once.
-    fn activate(&self) -> Result<()> {
+    pub(crate) fn activate(&self) -> Result<()> {
         let order = Ordering::AcqRel;
         match self
             .0
