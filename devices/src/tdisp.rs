@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::random;
 use crate::event::{Event, SessionId};
-use crate::function::{FunctionView, Layout};
+use crate::function::{Bar, FunctionView, Layout};
 use crate::ide_km::Streams;
 use crate::report::{self, ReportOptions};
 use crate::spdm::Refusal;
@@ -353,6 +353,10 @@ impl Interface {
             .clone()
             .filter(|function| !function.bars.is_empty())
             .ok_or(error::invalid_configuration("no BAR decodes"))?;
+        let is_placed = |bar: &Bar| bar.address.checked_add(bar.size).is_some();
+        if !function.bars.iter().all(is_placed) {
+            return Err(error::invalid_configuration("a BAR ends outside memory"));
+        }
         let nonce = Nonce::new(random().map_err(|_| error::insufficient_entropy())?);
 
         let report = report::build(

@@ -223,6 +223,20 @@ fn a_lock_needs_a_bar_that_decodes() {
     );
 }
 
+/// As the host leaves a BAR that it sizes, or as a function reads that was pulled.
+#[test]
+fn a_lock_needs_a_bar_that_ends_inside_memory() {
+    let (mut bench, mut session, _) = in_state(TdiState::ConfigUnlocked);
+    let body = Bench::lock_body(5, STREAM, 0);
+    move_bar(&bench, !0xf);
+    assert_eq!(
+        bench.tdisp_refused(&mut session, LOCK, &body),
+        INVALID_CONFIGURATION
+    );
+    move_bar(&bench, function().bars[0].address);
+    bench.lock(&mut session);
+}
+
 #[test]
 fn the_session_that_programmed_the_keys_alone_locks_starts_and_stops() {
     let (mut bench, mut session, _) = in_state(TdiState::ConfigUnlocked);
