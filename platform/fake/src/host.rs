@@ -48,7 +48,12 @@ pub struct Host {
     next: Mutex<u64>,
     /// Replies to calls, while somebody wants them.
     replies: Mutex<Option<Vec<[u64; 8]>>>,
+    watcher: Mutex<Option<Watcher>>,
 }
+
+/// Is shown every call of the host before it is made, and again with its reply. It may unwind: then
+/// the host stops there.
+pub type Watcher = Box<dyn FnMut(&Host, Call, Option<&[u64; 8]>) + Send>;
 
 /// A realm with one virtual CPU, and every granule it was given.
 #[derive(Debug)]
@@ -89,6 +94,7 @@ impl Host {
             _tracked: tracked,
             next,
             replies: Mutex::default(),
+            watcher: Mutex::default(),
         }
     }
 
@@ -109,10 +115,12 @@ impl Host {
 
     /// Calls the TSM with registers as they are.
     pub fn raw(&self, function: u64, registers: &[u64; 7]) -> [u64; 8] {
+        self.show(function, registers, None);
         let reply = self.tsm.host_call(&self.fake, function, registers);
         if let Some(replies) = &mut *lock(&self.replies) {
             replies.push(reply);
         }
+        self.show(function, registers, Some(&reply));
         reply
     }
 
@@ -124,6 +132,19 @@ impl Host {
     /// Returns the replies that were kept, and keeps no more.
     pub fn take_replies(&self) -> Vec<[u64; 8]> {
         lock(&self.replies).take().unwrap_or_default()
+    }
+
+    /// Shows every call from now on to `watcher`, or to nobody.
+    pub fn set_watcher(&self, watcher: Option<Watcher>) {
+        *lock(&self.watcher) = watcher;
+    }
+
+    fn show(&self, function: u64, registers: &[u64; 7], reply: Option<&[u64; 8]>) {
+        if let (Some(watcher), Ok(call)) =
+            (&mut *lock(&self.watcher), Call::decode(function, registers))
+        {
+            watcher(self, call, reply);
+        }
     }
 
     /// Calls the TSM and returns the status.

@@ -39,7 +39,7 @@ use zerocopy::{FromBytes, IntoBytes};
 pub use fault::FaultPoint;
 pub use guard::Guard;
 pub use guest::{Script, Step, Vcpu, fault};
-pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, success};
+pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, Watcher, success};
 pub use iommu::{Invalidation, Stream};
 pub use memory::Owner;
 pub use pci::{ENDPOINT, ENDPOINT_BAR, ENDPOINT_BAR_BYTES, Function, ROOT_PORT};

@@ -213,7 +213,7 @@ fn a_device_behind_a_switch_gets_no_stream() {
     };
     leads_to(&rig, 1, 2);
     let params = Rig::pdev_params(PdevCategory::EndpointOffChip, device);
-    rig.create_ends_with(&params);
+    rig.create_ends_with(&params).unwrap();
     rig.open_session();
     assert_eq!(ask(&rig, rig.device, |_| ()), RmiStatus::NOT_SUPPORTED);
     leads_to(&rig, 3, 4);

@@ -72,7 +72,7 @@ pub fn go(rig: &mut Rig) -> Result<(), Step> {
 }
 
 fn connect(rig: &mut Rig) -> Result<(), Step> {
-    rig.create_ends();
+    rig.try_create_ends().map_err(|_| Step::Discover)?;
     let device = rig.device;
     let pumped = rig.pump_device(device);
     let state = rig.device_state(device);

@@ -33,16 +33,29 @@ impl Rig {
 
     /// Creates both ends of the link and opens the root port.
     pub fn create_ends(&mut self) {
-        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
-        self.create_ends_with(&device);
+        self.try_create_ends().unwrap();
     }
 
-    pub fn create_ends_with(&mut self, device: &PdevParams) {
+    /// Does the same.
+    ///
+    /// # Errors
+    /// The status, if the TSM finds no such device.
+    pub fn try_create_ends(&mut self) -> Result<(), RmiStatus> {
+        let device = Self::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+        self.create_ends_with(&device)
+    }
+
+    /// Does the same for the device that `device` describes.
+    ///
+    /// # Errors
+    /// The status, if the TSM finds no such device.
+    pub fn create_ends_with(&mut self, device: &PdevParams) -> Result<(), RmiStatus> {
         let port = Self::pdev_params(PdevCategory::RootPort, ROOT_PORT);
         self.port = self.create_device(&port).unwrap();
         assert_eq!(self.pump_device(self.port), Pumped::Done);
         assert_eq!(self.device_state(self.port), 3);
-        self.device = self.create_device(device).unwrap();
+        self.device = self.create_device(device)?;
+        Ok(())
     }
 
     /// Returns the public key of the last certificate that the host has kept.
@@ -162,7 +175,7 @@ impl Rig {
 
     /// Connects the device that `device` describes.
     pub fn connect_device(&mut self, device: &PdevParams) {
-        self.create_ends_with(device);
+        self.create_ends_with(device).unwrap();
         self.open_session();
         self.ask_for_stream();
         self.pump_stream();

@@ -8,17 +8,29 @@ use std::sync::{Arc, Mutex};
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecExit};
 use tsm_abi::rsi;
-use tsm_platform_fake::{ENDPOINT_BAR, Fake, Realm, Vcpu, success};
+use tsm_platform_fake::{ENDPOINT_BAR, Fake, Host, Realm, Vcpu, success};
 use zerocopy::{FromBytes, FromZeros};
 
-use super::{DEVICE_IPA, INFO_IPA, PAGE, PRIVATE_PAGES, Registers, Rig, VDEV_ID};
+use super::{DATA_IPA, DEVICE_IPA, INFO_IPA, PAGE, PRIVATE_PAGES, Registers, Rig, VDEV_ID};
 
 impl Rig {
+    /// Builds and activates the realm, and lets its guest run.
+    pub fn build_guest(&mut self) {
+        let (realm, vcpu) = guest(&self.host);
+        (self.realm, self.vcpu) = (realm, Some(vcpu));
+    }
+
+    /// Returns the guest's way of translating, once it is built.
+    pub const fn vcpu(&self) -> Option<&Vcpu> {
+        self.vcpu.as_ref()
+    }
+
     /// Has the guest make a call; the host names the object. Returns how the guest left next; its
     /// registers are in the cell once it has run.
     pub fn guest_call(&self, call: rsi::Call) -> (RecExit, Registers) {
         let (function, arguments) = call.encode();
         let registers: Vec<u64> = std::iter::once(function).chain(arguments).collect();
+        self.asked.lock().unwrap().push(call);
         self.host.fake.script().call(&registers);
         let exit = self.host.enter(&self.realm);
         assert_eq!(exit.exit_reason.get(), 8, "VDEV_REQUEST");
@@ -207,4 +219,20 @@ impl Rig {
         enter.flags = RecEnterFlags::DEV_MEM_RESPONSE.bits().into();
         self.host.enter_with(&self.realm, &enter).unwrap();
     }
+}
+
+/// Makes a realm that is ready to run, and shows how its guest translates.
+fn guest(host: &Host) -> (Realm, Vcpu) {
+    let realm = host.new_realm();
+    host.init_ripas(&realm, 0, 4 * PAGE);
+    success(host.call(Call::RealmActivate { rd: realm.rd }));
+    host.map_private(&realm, DATA_IPA);
+    let seen = Arc::new(Mutex::new(None));
+    let into = seen.clone();
+    host.fake
+        .script()
+        .look(move |_, vcpu| *into.lock().unwrap() = Some(vcpu.clone()));
+    host.enter(&realm);
+    let vcpu = seen.lock().unwrap().take().unwrap();
+    (realm, vcpu)
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags};
+use tsm_abi::rsi;
 use tsm_devices::{
     Bar, Confidant, Config, Dsm, EndKeys, FaultPlan, Function, FunctionSource, FunctionView,
     KEYS_PER_STREAM, LinkKey, LinkKeys, LinkStatus, TdiState,
@@ -115,8 +116,10 @@ pub struct Rig {
     pub secrets: Secrets,
     /// How long the host was to wait before each request, in microseconds.
     pub delays: Vec<u64>,
+    /// Every call that the guest made about its device.
+    pub asked: Arc<Mutex<Vec<rsi::Call>>>,
     /// The guest's way of translating.
-    vcpu: Vcpu,
+    vcpu: Option<Vcpu>,
     data: u64,
     request: u64,
     response: u64,
@@ -130,8 +133,14 @@ impl Rig {
 
     /// Boots a machine whose device has `others` besides its first function.
     pub fn with_functions(others: Vec<Function>) -> Self {
+        let mut rig = Self::bare(others);
+        rig.build_guest();
+        rig
+    }
+
+    /// Boots a machine without a realm.
+    pub fn bare(others: Vec<Function>) -> Self {
         let host = Host::activated();
-        let (realm, vcpu) = guest(&host);
         let shared = Shared::default();
         let mut config = Config::new(b"firmware", FunctionView::default()).unwrap();
         config.function = Box::new(shared.clone());
@@ -148,7 +157,7 @@ impl Rig {
         Self {
             dsm: Dsm::new(config),
             shared,
-            realm,
+            realm: NO_REALM,
             port: 0,
             device: 0,
             vdev: 0,
@@ -160,7 +169,8 @@ impl Rig {
             traffic: Vec::new(),
             secrets,
             delays: Vec::new(),
-            vcpu,
+            asked: Arc::default(),
+            vcpu: None,
             data: pages[0],
             request: pages[1],
             response: pages[2],
@@ -170,9 +180,16 @@ impl Rig {
 
     /// Begins anew with another guest and a device that behaves, once everything was taken back.
     pub fn start_over(&mut self) {
-        (self.realm, self.vcpu) = guest(&self.host);
+        self.clear();
+        self.build_guest();
+    }
+
+    /// Forgets everything that is gone, and restarts the device as one that behaves.
+    pub fn clear(&mut self) {
+        (self.realm, self.vcpu) = (NO_REALM, None);
         (self.port, self.device, self.vdev, self.handle) = (0, 0, 0, 0);
         self.objects.clear();
+        self.asked.lock().unwrap().clear();
         self.tamper = None;
         self.dsm.load_faults(FaultPlan::default());
         self.dsm.reset();
@@ -437,7 +454,8 @@ impl Rig {
 
     /// Returns the physical address that the guest reaches at `ipa`. Cached translations count.
     pub fn reach(&self, ipa: u64) -> Option<u64> {
-        self.vcpu.translate(&self.host.fake, ipa)
+        let vcpu = self.vcpu.as_ref()?;
+        vcpu.translate(&self.host.fake, ipa)
     }
 
     /// Returns where DMA of the device to `address` goes.
@@ -475,15 +493,7 @@ impl Rig {
         }
         self.host
             .undelegate(ENDPOINT_BAR, ENDPOINT_BAR_BYTES / PAGE);
-        let realm = std::mem::replace(
-            &mut self.realm,
-            Realm {
-                rd: 0,
-                root: 0,
-                rec: 0,
-                run: 0,
-            },
-        );
+        let realm = std::mem::replace(&mut self.realm, NO_REALM);
         self.host.reclaim(&realm);
         assert!(self.host.has_everything_back());
     }
@@ -532,21 +542,12 @@ impl Rig {
     }
 }
 
-/// Makes a realm that is ready to run, and shows how its guest translates.
-fn guest(host: &Host) -> (Realm, Vcpu) {
-    let realm = host.new_realm();
-    host.init_ripas(&realm, 0, 4 * PAGE);
-    success(host.call(Call::RealmActivate { rd: realm.rd }));
-    host.map_private(&realm, DATA_IPA);
-    let seen = Arc::new(Mutex::new(None));
-    let into = seen.clone();
-    host.fake
-        .script()
-        .look(move |_, vcpu| *into.lock().unwrap() = Some(vcpu.clone()));
-    host.enter(&realm);
-    let vcpu = seen.lock().unwrap().take().unwrap();
-    (realm, vcpu)
-}
+const NO_REALM: Realm = Realm {
+    rd: 0,
+    root: 0,
+    rec: 0,
+    run: 0,
+};
 
 /// How long a host waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
