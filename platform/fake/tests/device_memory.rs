@@ -5,10 +5,14 @@
 
 mod rig;
 
-use rig::{PAGE, Rig};
-use tsm_abi::rmi::{BlockSize, Call, DonateRequest, PdevCategory, RangeDescriptor};
+use rig::{PAGE, Pumped, Rig};
+use sha2::{Digest, Sha384};
+use tsm_abi::rmi::{
+    BlockSize, Call, DonateRequest, PdevCategory, RangeDescriptor, SignatureAlgorithm,
+};
 use tsm_abi::{MemoryRequest, RmiStatus};
 use tsm_core::State;
+use tsm_devices::{Identity, IdentityPlan, Offer, Signing, Version};
 use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, FaultPoint, Host, success};
 use zerocopy::IntoBytes;
 
@@ -264,5 +268,91 @@ fn destruction_gives_the_memory_back_scrubbed() {
     assert!(memory.iter().all(|granule| !contents.contains_key(granule)));
     rig.host.release_pdev(pdev);
     rig.device = 0;
+    rig.take_back();
+}
+
+/// Returns a rig whose device has post-quantum keys in slot 3.
+fn post_quantum(signing: Signing) -> Rig {
+    Rig::with_config(|config| {
+        let mut plan = IdentityPlan::new(signing).unwrap();
+        plan.slots = vec![3];
+        config.identity = Identity::new(&plan);
+        config.offer = Offer::suite(signing, &[Version::V1_4]);
+    })
+}
+
+/// Returns the digest of the device's raw key of `length` bytes, as the last certificate has it.
+fn fingerprint(rig: &Rig, length: usize) -> [u8; 48] {
+    let chain = &rig.objects[&1];
+    let [high, low] = u16::try_from(length + 1).unwrap().to_be_bytes();
+    let header = [0x03, 0x82, high, low, 0x00];
+    let start = chain.windows(5).rposition(|window| window == header);
+    let start = start.expect("a key") + header.len();
+    Sha384::digest(&chain[start..start + length]).into()
+}
+
+/// B14, W6
+#[test]
+fn a_device_with_long_keys_keeps_what_it_needs_in_its_own_memory() {
+    let suites = [
+        (Signing::MlDsa65, SignatureAlgorithm::MlDsa65, 1952),
+        (Signing::MlDsa87, SignatureAlgorithm::MlDsa87, 2592),
+    ];
+    for (signing, algorithm, length) in suites {
+        let mut rig = post_quantum(signing);
+        let mut params = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+        params.id_index = 3.into();
+        rig.create_ends_with(&params);
+        assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+        assert_eq!(rig.device_state(rig.device), 1);
+        let digest = fingerprint(&rig, length);
+        assert_eq!(
+            rig.set_key_of(algorithm, &digest[..47]),
+            RmiStatus::INPUT,
+            "a short digest"
+        );
+        assert_eq!(rig.set_key_of(algorithm, &digest), RmiStatus::SUCCESS);
+        assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+        assert_eq!(rig.device_state(rig.device), 3, "{signing:?}");
+        assert_ne!(rig.donated_contents(), 0, "the key is there");
+        rig.ask_for_stream();
+        rig.pump_stream();
+        rig.assign();
+        rig.lock();
+        rig.measure();
+        rig.report();
+        rig.take_back();
+    }
+}
+
+#[test]
+fn another_digest_than_the_devices_opens_no_session() {
+    let mut rig = post_quantum(Signing::MlDsa65);
+    let mut params = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+    params.id_index = 3.into();
+    rig.create_ends_with(&params);
+    assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+    let mut digest = fingerprint(&rig, 1952);
+    digest[7] ^= 1;
+    let key = SignatureAlgorithm::MlDsa65;
+    assert_eq!(rig.set_key_of(key, &digest), RmiStatus::SUCCESS);
+    assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+    assert_eq!(rig.device_state(rig.device), 5);
+    rig.take_back();
+}
+
+#[test]
+fn a_certificate_slot_is_one_of_eight_and_the_devices() {
+    let rig = Rig::new();
+    let mut params = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
+    for slot in [8, 255, 256, u64::MAX] {
+        params.id_index = slot.into();
+        assert_eq!(rig.create_device(&params), Err(RmiStatus::INPUT));
+    }
+    let mut rig = Rig::new();
+    params.id_index = 5.into();
+    rig.create_ends_with(&params);
+    assert_eq!(rig.pump_device(rig.device), Pumped::Done);
+    assert_eq!(rig.device_state(rig.device), 5, "it has no such slot");
     rig.take_back();
 }

@@ -292,7 +292,8 @@ wire! {
 wire! {
     /// Public key that a device must prove.
     PublicKeyParams, 0x818 bytes {
-        /// The key. For ECDSA: an uncompressed point (04, x, y).
+        /// The key. For ECDSA: an uncompressed point (04, x, y); for ML-DSA: the SHA-384 digest of the
+        /// raw key.
         0x000 key: [u8; 0x400],
         /// More about the key.
         0x400 metadata: [u8; 0x400],

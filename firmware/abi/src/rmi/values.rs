@@ -132,6 +132,10 @@ values! {
         EcdsaP256 = 1,
         /// ECDSA on P-384.
         EcdsaP384 = 2,
+        /// ML-DSA-65. Ours: the key is given as the SHA-384 digest of its raw form.
+        MlDsa65 = 128,
+        /// ML-DSA-87. Ours, too.
+        MlDsa87 = 129,
     }
 }
 

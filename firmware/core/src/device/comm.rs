@@ -9,7 +9,7 @@
 use tsm_abi::rmi::{
     CommObject, CommProtocol, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags,
 };
-use tsm_platform::{Abandoned, HostPa, Rid};
+use tsm_platform::{Granule, HostPa};
 use tsm_spdm::{
     Config, Digests, Input, NoEntropy, Object, Operation, Outcome, Output, Protocol, Requester,
     Slice, Source,
@@ -18,7 +18,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroize;
 
 pub(crate) use super::registry::PAYLOAD_BYTES;
-use super::registry::{Buffers, MESSAGE_BYTES, Messages};
+use super::registry::{MESSAGE_BYTES, Messages};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
 
@@ -211,12 +211,12 @@ pub(crate) enum Progress {
 
 /// What one device's exchange is made with.
 pub(crate) struct Line<'a> {
-    /// The device.
-    pub device: Rid,
+    /// What the host donated to the device, for the workspace.
+    pub memory: &'a [Granule],
     /// Its requester.
     pub requester: &'a mut Requester,
     /// Where messages stand.
-    pub buffers: &'a mut Buffers,
+    pub buffers: &'a mut Messages,
 }
 
 /// Advances `exchange` until a request is ready for the host or it is complete.
@@ -232,11 +232,24 @@ pub(crate) fn advance<P: Machine>(
     exit: &mut Exit,
 ) -> Result<core::result::Result<Progress, Trouble>> {
     let Line {
-        device,
+        memory,
         requester,
         buffers,
     } = line;
-    let serves = buffers.serves(device, requester);
+    if awaiting && entry.status == CommStatus::None {
+        return Err(Error::Input);
+    }
+    let is_heard = awaiting && entry.status == CommStatus::Response;
+    if is_heard {
+        let into = buffers.response.get_mut(..entry.length);
+        context.host_read(entry.response, into.ok_or(Error::Input)?)?;
+    }
+    let had = requester.uses_workspace();
+    let loaded = if had {
+        buffers.load(context, memory)
+    } else {
+        Ok(())
+    };
     let mut step = Step {
         context,
         requester,
@@ -244,27 +257,27 @@ pub(crate) fn advance<P: Machine>(
         entry,
         exit,
     };
-    let stepped = match entry.status {
-        CommStatus::None if awaiting => return Err(Error::Input),
-        CommStatus::Error if awaiting => Err(Trouble::Session),
-        _ if !serves => Err(Trouble::Session),
-        _ if !awaiting => step.go_on(exchange),
-        _ => {
-            let into = step
-                .buffers
-                .messages
-                .response
-                .get_mut(..entry.length)
-                .ok_or(Error::Input)?;
-            context.host_read(entry.response, into)?;
-            step.answer(exchange)
-        }
+    let stepped = match loaded {
+        Err(_) => Err(Trouble::Session),
+        Ok(()) if is_heard => step.answer(exchange),
+        Ok(()) if awaiting => Err(Trouble::Session),
+        Ok(()) => step.go_on(exchange),
     };
-    // What was not served belongs to another device.
-    if serves {
-        step.buffers.served(device, step.requester);
-    }
-    Ok(stepped)
+    let saved = match (had, step.requester.uses_workspace()) {
+        (_, true) => step.buffers.save(context, memory),
+        (true, false) => scrub(context, memory),
+        (false, false) => Ok(()),
+    };
+    step.buffers.wipe();
+    Ok(saved.map_err(|_| Trouble::Session).and(stepped))
+}
+
+/// Erases the workspace that a device has in `memory`.
+pub(crate) fn scrub<P: Machine>(context: &Context<'_, P>, memory: &[Granule]) -> Result<()> {
+    memory.iter().try_for_each(|granule| {
+        context.platform.zero(*granule)?;
+        Ok(())
+    })
 }
 
 /// What a requester does in one step.
@@ -313,7 +326,7 @@ impl Job {
 struct Step<'a, 'c, P: Machine> {
     context: &'a Context<'c, P>,
     requester: &'a mut Requester,
-    buffers: &'a mut Buffers,
+    buffers: &'a mut Messages,
     entry: &'a Entry,
     exit: &'a mut Exit,
 }
@@ -324,16 +337,13 @@ impl<P: Machine> Step<'_, '_, P> {
     fn run(&mut self, job: Job) -> core::result::Result<Output, tsm_spdm::Error> {
         let platform = self.context.platform;
         let lost = || Requester::new(Config::new(0));
-        let messages = &mut self.buffers.messages;
+        let messages = &mut *self.buffers;
         let work = move |platform: &P, requester: &mut _, messages: &mut _| {
             job.run(platform, requester, messages)
         };
         platform
             .isolated(self.requester, messages, lost, work)
-            .unwrap_or_else(|Abandoned| {
-                self.buffers.erased();
-                Err(tsm_spdm::Error::Internal)
-            })
+            .unwrap_or(Err(tsm_spdm::Error::Internal))
     }
 
     fn answer(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
@@ -372,7 +382,7 @@ impl<P: Machine> Step<'_, '_, P> {
             response,
             workspace,
             ..
-        } = &mut self.buffers.messages;
+        } = &mut *self.buffers;
         let (payload, start) = match source {
             Source::Response => (response.get(offset..end), offset),
             Source::Workspace => (workspace.message().get(offset..end), 0),
@@ -398,13 +408,13 @@ impl<P: Machine> Step<'_, '_, P> {
 
     /// Begins what the exchange needs next.
     fn go_on(&mut self, exchange: &mut impl Exchange) -> core::result::Result<Progress, Trouble> {
-        let output = match exchange.next(&mut self.buffers.messages.payload)? {
+        let output = match exchange.next(&mut self.buffers.payload)? {
             Need::Nothing => return Ok(Progress::Complete),
             Need::Operation(operation) => self.run(Job::Begin(operation)),
             Need::Vendor(length) => self.run(Job::Vendor(length)),
         };
         // It may have been a key.
-        self.buffers.messages.payload.zeroize();
+        self.buffers.payload.zeroize();
         let output = match output {
             // The exchange is asked again when the session has new keys.
             Err(tsm_spdm::Error::KeyUpdateDue) => self.run(Job::Begin(Operation::UpdateKeys)),
@@ -433,12 +443,7 @@ impl<P: Machine> Step<'_, '_, P> {
             return Err(Trouble::Session);
         };
         self.keep(cache_response.as_ref(), exchange)?;
-        let bytes = self
-            .buffers
-            .messages
-            .request
-            .get(..*len)
-            .ok_or(Trouble::Session)?;
+        let bytes = self.buffers.request.get(..*len).ok_or(Trouble::Session)?;
         let written = self.context.host_write(self.entry.request, bytes);
         written.map_err(|_| Trouble::Session)?;
         if let Some(slice) = cache_request {
@@ -478,7 +483,6 @@ impl<P: Machine> Step<'_, '_, P> {
         let end = offset.checked_add(length).ok_or(Trouble::Session)?;
         let bytes = self
             .buffers
-            .messages
             .response
             .get(offset..end)
             .ok_or(Trouble::Session)?;

@@ -12,15 +12,19 @@ use core::hash::{Hash, Hasher};
 
 use heapless::Vec;
 use spin::{Mutex, MutexGuard};
-use tsm_platform::Rid;
-use tsm_spdm::{Requester, Workspace};
+use tsm_platform::{Granule, Rid};
+use tsm_spdm::Workspace;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 use zeroize::Zeroize;
 
+use super::pdev::MEMORY_GRANULES;
 use super::psmmu::Units;
 use super::sizes::{BarSizes, KnownSizes};
 use super::standing::Standing;
 use super::tdisp::{Grant, Request};
+use crate::context::{Context, Machine};
+use crate::error::Error;
+use crate::granule::GRANULE_BYTES;
 
 /// Most physical devices and root ports at a time.
 pub(crate) const MOST_DEVICES: usize = 32;
@@ -62,58 +66,58 @@ pub(crate) struct Messages {
     pub request: [u8; MESSAGE_BYTES],
     /// The response on its way in.
     pub response: [u8; MESSAGE_BYTES],
-    /// What a conversation needs beyond its requester, for one device at a time.
+    /// What a conversation needs beyond its requester. Empty but during a step: each endpoint has
+    /// memory of its own for it.
     pub workspace: Workspace,
     /// The payload of a vendor-defined request, until it is sealed.
     pub payload: [u8; PAYLOAD_BYTES],
 }
 
-/// The one set of messages, and whose it is.
-pub(crate) struct Buffers {
-    /// The messages.
-    pub messages: Messages,
-    /// The device whose requester needs the workspace as it is.
-    user: Option<Rid>,
-}
-
-impl Buffers {
-    /// Returns whether the workspace is as `requester` of `device` left it, if that matters.
-    pub fn serves(&self, device: Rid, requester: &Requester) -> bool {
-        !requester.uses_workspace() || self.user == Some(device)
+impl Messages {
+    /// Takes the workspace out of the granules that the host donated to its device.
+    pub fn load<P: Machine>(
+        &mut self,
+        context: &Context<'_, P>,
+        memory: &[Granule],
+    ) -> Result<(), Error> {
+        let parts = self.workspace.as_mut_bytes().chunks_mut(GRANULE_BYTES);
+        parts.zip(memory).try_for_each(|(part, granule)| {
+            context.platform.read(*granule, 0, part)?;
+            Ok(())
+        })
     }
 
-    /// Erases, after a step that was served, what it left: messages stand open here, and they carry
-    /// keys and nonces. The workspace stays for as long as `requester` of `device` needs it as it is.
-    /// It may have been taken from another device, whose conversation then ends at its next step.
-    pub fn served(&mut self, device: Rid, requester: &Requester) {
-        self.messages.request.zeroize();
-        self.messages.response.zeroize();
-        self.messages.payload.zeroize();
-        if requester.uses_workspace() {
-            self.user = Some(device);
-        } else {
-            self.forget(device);
+    /// Puts the workspace there, for the device's next step.
+    pub fn save<P: Machine>(
+        &self,
+        context: &Context<'_, P>,
+        memory: &[Granule],
+    ) -> Result<(), Error> {
+        let parts = self.workspace.as_bytes().chunks(GRANULE_BYTES);
+        parts.zip(memory).try_for_each(|(part, granule)| {
+            context.platform.write(*granule, 0, part)?;
+            Ok(())
+        })
+    }
+
+    /// Erases what a step left: messages stand open here, and they carry keys and nonces.
+    pub fn wipe(&mut self) {
+        self.request.zeroize();
+        self.response.zeroize();
+        self.payload.zeroize();
+        if self.workspace.as_bytes().iter().any(|byte| *byte != 0) {
+            self.workspace.zeroize();
         }
-    }
-
-    /// Erases the workspace if it holds what the requester of `device` needs, which is gone.
-    pub fn forget(&mut self, device: Rid) {
-        if self.user == Some(device) {
-            self.messages.workspace.zeroize();
-            self.user = None;
-        }
-    }
-
-    /// Takes note that the messages were erased.
-    pub fn erased(&mut self) {
-        self.user = None;
     }
 
     /// Returns whether no part of a message is here.
     fn is_empty(&self) -> bool {
-        self.messages.as_bytes().iter().all(|byte| *byte == 0)
+        self.as_bytes().iter().all(|byte| *byte == 0)
     }
 }
+
+// What an endpoint is given holds a workspace.
+const _: () = assert!(size_of::<Workspace>() <= MEMORY_GRANULES * GRANULE_BYTES);
 
 /// Every device object, by address.
 pub(crate) struct Registry {
@@ -124,7 +128,7 @@ pub(crate) struct Registry {
     /// Sizes of functions' memory.
     pub sizes: KnownSizes,
     /// Message buffers.
-    pub buffers: Buffers,
+    pub buffers: Messages,
 }
 
 /// Reports that a table has no room.
@@ -138,14 +142,11 @@ impl Registry {
             interfaces: Vec::new(),
             units: Units::new(),
             sizes: KnownSizes::new(),
-            buffers: Buffers {
-                messages: Messages {
-                    request: [0; MESSAGE_BYTES],
-                    response: [0; MESSAGE_BYTES],
-                    workspace: Workspace::new(),
-                    payload: [0; PAYLOAD_BYTES],
-                },
-                user: None,
+            buffers: Messages {
+                request: [0; MESSAGE_BYTES],
+                response: [0; MESSAGE_BYTES],
+                workspace: Workspace::new(),
+                payload: [0; PAYLOAD_BYTES],
             },
         }
     }

@@ -10,10 +10,10 @@ use tsm_abi::rmi::{
 };
 use tsm_devices::KEYS_PER_STREAM;
 use tsm_platform::Rid;
-use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, ROOT_PORT, success};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, Host, ROOT_PORT, success};
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{Pumped, Rig, STREAM, slot};
+use super::{PAGE, Pumped, Rig, STREAM, slot};
 
 impl Rig {
     pub fn pdev_params(category: PdevCategory, rid: Rid) -> PdevParams {
@@ -69,10 +69,14 @@ impl Rig {
     }
 
     pub fn set_key(&self, key: &[u8]) -> RmiStatus {
+        self.set_key_of(SignatureAlgorithm::EcdsaP384, key)
+    }
+
+    pub fn set_key_of(&self, algorithm: SignatureAlgorithm, key: &[u8]) -> RmiStatus {
         let mut params = PublicKeyParams::new_zeroed();
         params.key[..key.len()].copy_from_slice(key);
         params.key_len = u64::try_from(key.len()).unwrap().into();
-        params.algo = SignatureAlgorithm::EcdsaP384 as u8;
+        params.algo = algorithm as u8;
         let params = self.host.page_with(params.as_bytes());
         self.host.status(Call::PdevSetPubkey {
             pdev: self.device,
@@ -131,6 +135,15 @@ impl Rig {
             pdev_2,
             handle: self.handle,
         })
+    }
+
+    /// Returns how many of the granules that were donated to the device hold anything.
+    pub fn donated_contents(&self) -> usize {
+        let contents = self.host.fake.contents();
+        let memory = (1..Host::PDEV_GRANULES).map(|index| self.device + index * PAGE);
+        memory
+            .filter(|granule| contents.contains_key(granule))
+            .count()
     }
 
     /// Replaces the keys of the stream.

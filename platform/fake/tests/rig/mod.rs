@@ -133,19 +133,27 @@ impl Rig {
 
     /// Boots a machine whose device has `others` besides its first function.
     pub fn with_functions(others: Vec<Function>) -> Self {
-        let mut rig = Self::bare(others);
+        Self::with_config(|config| config.others = others)
+    }
+
+    /// Boots a machine with a realm, and a device as `change` makes it.
+    pub fn with_config(change: impl FnOnce(&mut Config)) -> Self {
+        let mut rig = Self::configured(change);
         rig.build_guest();
         rig
     }
 
     /// Boots a machine without a realm.
     pub fn bare(others: Vec<Function>) -> Self {
+        Self::configured(|config| config.others = others)
+    }
+
+    fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let host = Host::activated();
         let shared = Shared::default();
         let mut config = Config::new(b"firmware", FunctionView::default()).unwrap();
         config.function = Box::new(shared.clone());
         config.link = Box::new(shared.clone());
-        config.others = others;
         let secrets = Secrets::default();
         let told = secrets.clone();
         config.confidant = Confidant::new(move |name, secret| {
@@ -153,6 +161,7 @@ impl Rig {
                 .unwrap()
                 .push((name.to_owned(), secret.to_vec()));
         });
+        change(&mut config);
         let pages = [(); 3].map(|()| host.pages(1));
         Self {
             dsm: Dsm::new(config),

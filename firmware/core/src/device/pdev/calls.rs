@@ -4,7 +4,7 @@
 //! The host's calls about physical devices.
 
 use tsm_abi::rmi::{PublicKeyParams, SignatureAlgorithm};
-use tsm_spdm::crypto::{MAX_POINT_LENGTH, PublicKey};
+use tsm_spdm::crypto::{self, MAX_POINT_LENGTH, PublicKey};
 use tsm_spdm::{Config, Requester};
 
 use super::super::comm::{self, Comm, Exit, Trouble};
@@ -15,6 +15,9 @@ use super::{Event, Op, Pdev, Role, State, create, stream, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule;
+
+/// Bytes of the digest of an ML-DSA key.
+const FINGERPRINT_BYTES: usize = 48;
 
 /// `RMI_PDEV_GET_STATE`.
 pub(crate) fn get_state<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
@@ -51,9 +54,9 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, dat
     }
     let told = comm::leave(context, data, &exit);
     match stepped.and_then(|stepped| told.map(|()| stepped)) {
-        Ok(stepped) => settle(context, &mut registry, object, stepped)?,
+        Ok(stepped) => settle(context, &registry, object, stepped)?,
         Err(Trouble::Session | Trouble::Refused) => {
-            super::fail(context, &mut registry, object);
+            super::fail(context, &registry, object);
         }
     }
     Ok(Reply::NONE)
@@ -62,7 +65,7 @@ pub(crate) fn communicate<P: Machine>(context: &Context<'_, P>, object: u64, dat
 /// Moves the device on after a step that went well.
 fn settle<P: Machine>(
     context: &Context<'_, P>,
-    registry: &mut Registry,
+    registry: &Registry,
     object: u64,
     stepped: Stepped,
 ) -> Result<()> {
@@ -100,6 +103,7 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
         SignatureAlgorithm::Rsassa3072 => 384,
         SignatureAlgorithm::EcdsaP256 => 65,
         SignatureAlgorithm::EcdsaP384 => 97,
+        SignatureAlgorithm::MlDsa65 | SignatureAlgorithm::MlDsa87 => FINGERPRINT_BYTES,
     };
     let metadata = u64::try_from(params.metadata.len()).map_err(|_| Error::Input)?;
     if Ok(length) != usize::try_from(params.key_len.get()) || params.metadata_len.get() > metadata {
@@ -114,20 +118,8 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
         if algorithm == SignatureAlgorithm::Rsassa3072 {
             return Err(Error::Device);
         }
-        let mut point = [0; MAX_POINT_LENGTH];
-        for (byte, value) in point.iter_mut().zip(&params.key).take(length) {
-            *byte = *value;
-        }
-        let key = context
-            .platform
-            .isolated(
-                &mut (),
-                &mut (),
-                || (),
-                move |_, (), ()| PublicKey::new(point.get(..length).unwrap_or_default()),
-            )
-            .map_err(|_| Error::Input)?
-            .map_err(|_| Error::Input)?;
+        let bytes = params.key.get(..length).ok_or(Error::Input)?;
+        let key = public_key(context, algorithm, bytes)?;
         let endpoint = pdev.endpoint().ok_or(Error::Device)?;
         endpoint.key = Some(key);
         pdev.apply(Event::KeySet)?;
@@ -135,6 +127,34 @@ pub(crate) fn set_pubkey<P: Machine>(context: &Context<'_, P>, object: u64, para
         pdev.comm = Comm::Pending;
         Ok(Reply::NONE)
     })?
+}
+
+/// Takes a key: an uncompressed point, or the digest of an ML-DSA key, which has no room in the
+/// parameters itself. The device shows it, and the session is held to the digest.
+fn public_key<P: Machine>(
+    context: &Context<'_, P>,
+    algorithm: SignatureAlgorithm,
+    bytes: &[u8],
+) -> Result<PublicKey> {
+    let of_digest = |algorithm| {
+        let digest = bytes.first_chunk().ok_or(Error::Input)?;
+        PublicKey::from_fingerprint(algorithm, *digest).map_err(|_| Error::Input)
+    };
+    match algorithm {
+        SignatureAlgorithm::MlDsa65 => return of_digest(crypto::SignatureAlgorithm::MlDsa65),
+        SignatureAlgorithm::MlDsa87 => return of_digest(crypto::SignatureAlgorithm::MlDsa87),
+        _ => {}
+    }
+    let mut point = [0; MAX_POINT_LENGTH];
+    for (byte, value) in point.iter_mut().zip(bytes) {
+        *byte = *value;
+    }
+    let length = bytes.len();
+    let parse = move |_: &_, (): &mut (), (): &mut ()| {
+        PublicKey::new(point.get(..length).unwrap_or_default())
+    };
+    let key = context.platform.isolated(&mut (), &mut (), || (), parse);
+    key.map_err(|_| Error::Input)?.map_err(|_| Error::Input)
 }
 
 /// `RMI_PDEV_STOP`.
@@ -155,11 +175,11 @@ pub(crate) fn stop<P: Machine>(context: &Context<'_, P>, object: u64) -> Result 
 /// `RMI_PDEV_ABORT`: gives up the exchange. A request that is out leaves the session in doubt, so
 /// the session goes, and what rests on it.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, object: u64) -> Result {
-    let mut registry = context.devices();
+    let registry = context.devices();
     if with(context, object, |pdev| pdev.comm)? == Comm::Idle {
         return Err(Error::Device);
     }
-    super::fail(context, &mut registry, object);
+    super::fail(context, &registry, object);
     with(context, object, |pdev| pdev.comm = Comm::Idle)?;
     Ok(Reply::NONE)
 }

@@ -15,11 +15,11 @@ use tsm_abi::rmi::{
 };
 use tsm_ide::StreamIds;
 use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, HostPa, Rid};
-use tsm_spdm::{Config, Offer, Requester};
+use tsm_spdm::{Config, Requester};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use super::super::comm::Comm;
+use super::super::comm::{self, Comm};
 use super::super::pci::Function;
 use super::super::registry::{Device, Registry};
 use super::{Endpoint, MEMORY_GRANULES, Memory, Op, Pdev, Role, RootPort, State, User, with_in};
@@ -29,13 +29,13 @@ use crate::granule;
 
 /// First number that is no requester id.
 const RIDS: u64 = 1 << 16;
-/// The one certificate slot that the requester uses.
-const CERTIFICATE_SLOT: u64 = 0;
+/// Number of certificate slots of a device.
+const CERTIFICATE_SLOTS: u8 = 8;
 
 /// What `RMI_PDEV_CREATE` was given, checked.
 struct Wanted {
     rid: Rid,
-    slot: u64,
+    slot: u8,
     /// Requester ids of an endpoint.
     rids: Option<(u32, u32)>,
 }
@@ -53,8 +53,11 @@ fn check(params: &PdevParams) -> Result<Wanted> {
         return Err(Error::NotSupported);
     }
     let algorithm = HashAlgorithm::from_word(u64::from(params.hash_algo)).ok_or(Error::Input)?;
-    let slot = params.id_index.get();
-    if is_endpoint && (algorithm != HashAlgorithm::Sha384 || slot != CERTIFICATE_SLOT) {
+    let slot = u8::try_from(params.id_index.get()).map_err(|_| Error::Input)?;
+    if slot >= CERTIFICATE_SLOTS {
+        return Err(Error::Input);
+    }
+    if is_endpoint && algorithm != HashAlgorithm::Sha384 {
         return Err(Error::NotSupported);
     }
     let id = params.pdev_id.get();
@@ -118,7 +121,10 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
             let endpoint = Endpoint {
                 rids,
                 memory: Memory::new(),
-                requester: Requester::new(config(session_id(context)?)),
+                requester: Requester::new(Config {
+                    slot: wanted.slot,
+                    ..Config::new(session_id(context)?)
+                }),
                 key: None,
                 user: User::Nobody,
                 lost: false,
@@ -130,7 +136,7 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
     };
     let pdev = Pdev {
         rid: wanted.rid,
-        slot: wanted.slot,
+        slot: u64::from(wanted.slot),
         streams: 0,
         vdevs: 0,
         state: State::New,
@@ -146,18 +152,6 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, object: u64, params: 
     // There was room, and the lock is held.
     registry.add_device(device).map_err(|_| Error::Global)?;
     Ok(reply)
-}
-
-/// Returns what the requester says of itself. `RMI_PDEV_SET_PUBKEY` has no ML-DSA keys, so a device
-/// that has a key of another kind as well must not choose one: it could never be connected.
-const fn config(session_id: u16) -> Config {
-    Config {
-        offer: Offer {
-            pqc_asym: 0,
-            ..Offer::ALL
-        },
-        ..Config::new(session_id)
-    }
 }
 
 /// Makes the TSM's half of a session id.
@@ -256,11 +250,12 @@ fn take<P: Machine>(context: &Context<'_, P>, granule: Granule) -> Result<()> {
 
 /// Scrubs donated granules and lets go of them.
 fn return_all<P: Machine>(context: &Context<'_, P>, memory: &Memory) -> Result<()> {
+    comm::scrub(context, memory)?;
     let (from, to) = (granule::State::PdevAux, granule::State::Delegated);
-    memory.iter().try_for_each(|granule| {
-        context.platform.zero(*granule)?;
-        context.tsm.granules.change(granule.address(), from, to)
-    })
+    let table = &context.tsm.granules;
+    memory
+        .iter()
+        .try_for_each(|granule| table.change(granule.address(), from, to))
 }
 
 /// `RMI_OP_CONTINUE`. No flag is defined.

@@ -9,7 +9,7 @@ use tsm_spdm::{Digests, Operation, Outcome, PublicKey};
 use super::super::comm::{
     self, Entry, Exchange, Exit, Kept, Line, Need, PAYLOAD_BYTES, Progress, Trouble,
 };
-use super::super::registry::Buffers;
+use super::super::registry::Messages;
 use super::{Endpoint, Link, Op, Pdev, Role, State, User};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
@@ -112,7 +112,7 @@ impl Pdev {
     pub(super) fn advance<P: Machine>(
         &mut self,
         context: &Context<'_, P>,
-        buffers: &mut Buffers,
+        buffers: &mut Messages,
         entry: &Entry,
         exit: &mut Exit,
     ) -> Result<Step<Stepped>> {
@@ -134,10 +134,11 @@ impl Pdev {
             key,
             link,
             user,
+            memory,
             ..
         } = endpoint;
         let line = Line {
-            device: rid,
+            memory,
             requester,
             buffers,
         };
@@ -195,12 +196,11 @@ pub(crate) fn advance_interface<P: Machine>(
     context: &Context<'_, P>,
     pdev: &mut Pdev,
     interface: u64,
-    buffers: &mut Buffers,
+    buffers: &mut Messages,
     entry: &Entry,
     exchange: &mut impl Exchange,
     exit: &mut Exit,
 ) -> Result<Step<Progress>> {
-    let device = pdev.rid;
     let endpoint = pdev.endpoint().ok_or(Error::Device)?;
     let awaiting = match endpoint.user {
         User::Nobody => false,
@@ -211,7 +211,7 @@ pub(crate) fn advance_interface<P: Machine>(
         return Ok(Err(Trouble::Session));
     }
     let line = Line {
-        device,
+        memory: &endpoint.memory,
         requester: &mut endpoint.requester,
         buffers,
     };

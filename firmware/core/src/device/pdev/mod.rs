@@ -19,7 +19,7 @@ use tsm_platform::{Granule, Object, Platform, Rid};
 use tsm_spdm::crypto::PublicKey;
 use tsm_spdm::{Config, Requester};
 
-use super::comm::Comm;
+use super::comm::{self, Comm};
 use super::registry::Registry;
 use super::vdev;
 use crate::context::{Context, Machine};
@@ -35,7 +35,7 @@ pub(crate) use stream::{
 };
 
 /// Granules that the host donates to an endpoint.
-const MEMORY_GRANULES: usize = 4;
+pub(crate) const MEMORY_GRANULES: usize = 4;
 
 /// Granules that the host donated to an endpoint.
 type Memory = Vec<Granule, MEMORY_GRANULES>;
@@ -277,7 +277,7 @@ fn with_in<P: Machine, R>(
 /// interfaces, then the keys of its stream, then the device itself.
 ///
 /// A root port that fails takes the endpoint with it whose stream operation it is in.
-pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &mut Registry, address: u64) {
+pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &Registry, address: u64) {
     let endpoint = match with(context, address, |pdev| pdev.op) {
         Ok(Some(Op::Stream { endpoint })) => endpoint.address(),
         _ => address,
@@ -289,17 +289,16 @@ pub(crate) fn fail<P: Machine>(context: &Context<'_, P>, registry: &mut Registry
     }
 }
 
-fn fail_one<P: Machine>(context: &Context<'_, P>, registry: &mut Registry, address: u64) {
+fn fail_one<P: Machine>(context: &Context<'_, P>, registry: &Registry, address: u64) {
     vdev::fail_all(context, registry, address);
-    let buffers = &mut registry.buffers;
     let _ = with(context, address, |pdev| {
-        // It may hold a key that is on its way to the device.
-        buffers.forget(pdev.rid);
         if let Some(endpoint) = pdev.endpoint() {
             endpoint.lost = true;
             endpoint.user = User::Nobody;
             // Dropping the requester erases the session's keys.
             endpoint.requester = Requester::new(Config::new(0));
+            // A key may be there that is on its way to the device.
+            let _ = comm::scrub(context, &endpoint.memory);
             if let Some(link) = &mut endpoint.link {
                 link.lose_device(context.platform);
             }

@@ -386,7 +386,7 @@ pub(super) fn meet<P: Machine>(
 /// Takes in how the work of the endpoint `object` ended.
 pub(super) fn worked<P: Machine>(
     context: &Context<'_, P>,
-    registry: &mut Registry,
+    registry: &Registry,
     object: u64,
     ending: Ending,
 ) -> Result<()> {

@@ -334,7 +334,7 @@ pub(super) fn is_mapped<P: Machine>(context: &Context<'_, P>, address: u64) -> b
 
 /// `RMI_VDEV_ABORT`: gives up the exchange. With a request out, the session is in doubt and goes.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let mut registry = context.devices();
+    let registry = context.devices();
     check(context, names, Error::Device)?;
     let comm = with(context, names.object, |vdev| vdev.comm)?;
     if comm == Comm::Idle {
@@ -345,7 +345,7 @@ pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
         vdev.comm = Comm::Error;
     })?;
     if comm == Comm::Active {
-        pdev::fail(context, &mut registry, names.device);
+        pdev::fail(context, &registry, names.device);
     } else if !cut_off(context, names.object) {
         return Err(Error::Device);
     }
