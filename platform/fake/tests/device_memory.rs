@@ -302,7 +302,7 @@ fn a_device_with_long_keys_keeps_what_it_needs_in_its_own_memory() {
         let mut rig = post_quantum(signing);
         let mut params = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
         params.id_index = 3.into();
-        rig.create_ends_with(&params);
+        rig.create_ends_with(&params).unwrap();
         assert_eq!(rig.pump_device(rig.device), Pumped::Done);
         assert_eq!(rig.device_state(rig.device), 1);
         let digest = fingerprint(&rig, length);
@@ -330,7 +330,7 @@ fn another_digest_than_the_devices_opens_no_session() {
     let mut rig = post_quantum(Signing::MlDsa65);
     let mut params = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
     params.id_index = 3.into();
-    rig.create_ends_with(&params);
+    rig.create_ends_with(&params).unwrap();
     assert_eq!(rig.pump_device(rig.device), Pumped::Done);
     let mut digest = fingerprint(&rig, 1952);
     digest[7] ^= 1;
@@ -351,7 +351,7 @@ fn a_certificate_slot_is_one_of_eight_and_the_devices() {
     }
     let mut rig = Rig::new();
     params.id_index = 5.into();
-    rig.create_ends_with(&params);
+    rig.create_ends_with(&params).unwrap();
     assert_eq!(rig.pump_device(rig.device), Pumped::Done);
     assert_eq!(rig.device_state(rig.device), 5, "it has no such slot");
     rig.take_back();
