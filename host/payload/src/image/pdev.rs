@@ -3,6 +3,7 @@
 
 //! Physical devices and the stream between them.
 
+use sha2::{Digest as _, Sha384};
 use tsm_abi::rmi::{
     AddressRange, BlockSize, Call, CommObject, DonateRequest, HashAlgorithm, PdevCategory,
     PdevFlags, PdevParams, PdevState, PdevStreamParams, PublicKeyParams, RangeDescriptor,
@@ -104,9 +105,13 @@ pub fn set_public_key(courier: &Courier) -> Result<bool> {
     let Some(key) = leaf_public_key(chain) else {
         return Ok(false);
     };
-    let algorithm = match key.len() {
-        65 => SignatureAlgorithm::EcdsaP256,
-        97 => SignatureAlgorithm::EcdsaP384,
+    let digest = Sha384::digest(key);
+    // Keys that the page has no room for go by their digest.
+    let (algorithm, key) = match key.len() {
+        65 => (SignatureAlgorithm::EcdsaP256, key),
+        97 => (SignatureAlgorithm::EcdsaP384, key),
+        1952 => (SignatureAlgorithm::MlDsa65, &digest[..]),
+        2592 => (SignatureAlgorithm::MlDsa87, &digest[..]),
         _ => return Ok(false),
     };
     let mut params = PublicKeyParams::new_zeroed();
