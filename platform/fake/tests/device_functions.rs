@@ -22,6 +22,11 @@ const ERROR: u64 = 4;
 
 /// Boots and connects a device with two functions.
 fn connected() -> Rig {
+    connected_to(u32::from(SECOND.0) + 1)
+}
+
+/// Boots and connects a device with two functions, of which those below `top` are said to be its.
+fn connected_to(top: u32) -> Rig {
     let bar = Bar {
         index: 0,
         address: SECOND_BAR,
@@ -42,7 +47,7 @@ fn connected() -> Rig {
     rig.host.fake.set_function(ENDPOINT, first);
     rig.host.fake.set_function(SECOND, second);
     let mut device = Rig::pdev_params(PdevCategory::EndpointOffChip, ENDPOINT);
-    device.rid_top = (u32::from(SECOND.0) + 1).into();
+    device.rid_top = top.into();
     rig.connect_device(&device);
     rig
 }
@@ -91,6 +96,16 @@ fn run_first(rig: &mut Rig) {
 
 fn tdi(rig: &Rig, function: usize) -> TdiState {
     rig.dsm.state().interfaces[function].state
+}
+
+/// D11: what the host did not declare as the device's is not assigned with it.
+#[test]
+fn a_function_outside_the_range_of_its_device_is_no_interface_of_it() {
+    for (top, expected) in [(SECOND.0, Some(RmiStatus::INPUT)), (SECOND.0 + 1, None)] {
+        let rig = connected_to(top.into());
+        let created = rig.create_interface(&second_params(VDEV_ID + 1));
+        assert_eq!(created.err(), expected, "{top:#x}");
+    }
 }
 
 fn second_dma(rig: &Rig) -> Option<u64> {
