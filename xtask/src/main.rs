@@ -7,6 +7,7 @@
 //! a DOE mailbox, images, disks and the device process.
 
 mod book;
+mod checkers;
 mod code;
 mod command;
 mod dependencies;
@@ -17,6 +18,7 @@ mod images;
 mod logs;
 mod machine;
 mod measure;
+mod mutations;
 mod panics;
 mod qemu;
 mod report;
@@ -68,6 +70,14 @@ enum Action {
         /// Fails if a file differs instead of writing it.
         #[arg(long)]
         check: bool,
+    },
+    /// Tries every order in which two CPUs can use the lock words.
+    Loom,
+    /// Puts known bugs of others into a copy of the tree and checks that the tests notice each.
+    Mutations {
+        /// Only this one.
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Counts the calls that panic and can be reached in the firmware's images.
     Panics,
@@ -199,6 +209,8 @@ fn act(action: Action) -> Result<()> {
         Action::Deps => dependencies::check(),
         Action::Tidy => tidy::check(),
         Action::Abi { check } => documents::abi(check),
+        Action::Loom => checkers::judge(&checkers::loom()?),
+        Action::Mutations { name } => mutations::check(name.as_deref()),
         Action::Panics => panics::check(),
         Action::Stacks => stacks::check(),
         Action::Sizes => sizes::print(),

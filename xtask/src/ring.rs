@@ -103,6 +103,36 @@ fn next(queue: &Mutex<Receiver<Program>>) -> Option<Program> {
 
 /// Builds test programs and returns them.
 fn build(command: &mut Command) -> Result<Vec<Program>> {
+    let text = messages(command)?;
+    Ok(text.lines().filter_map(program).collect())
+}
+
+/// Builds one test program, wherever its tree is, and returns it.
+///
+/// # Errors
+///
+/// If it does not build, or `command` builds none or several.
+pub fn executable(command: &mut Command) -> Result<PathBuf> {
+    let text = messages(command)?;
+    let artifacts = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    let mut tests = artifacts
+        .filter(|artifact| {
+            artifact
+                .profile
+                .as_ref()
+                .is_some_and(|profile| profile.test)
+        })
+        .filter_map(|artifact| artifact.executable);
+    match (tests.next(), tests.next()) {
+        (Some(only), None) => Ok(only),
+        _ => bail!("not one test program"),
+    }
+}
+
+/// Runs a build and returns what cargo says of it.
+fn messages(command: &mut Command) -> Result<String> {
     let output = command
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
@@ -112,8 +142,7 @@ fn build(command: &mut Command) -> Result<Vec<Program>> {
     if !output.status.success() {
         bail!("the tests do not build");
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().filter_map(program).collect())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Reads one message of cargo.
@@ -165,7 +194,7 @@ fn one(program: &Program) -> (String, Vec<Outcome>) {
 }
 
 /// Reads `test name ... ok`; tests that are ignored have no outcome.
-fn result(line: &str) -> Option<(&str, bool)> {
+pub fn result(line: &str) -> Option<(&str, bool)> {
     let (name, state) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let name = name.trim_end_matches(" - should panic");
     match state {

@@ -17,7 +17,8 @@ use crate::report::Line;
 use crate::ring::{self, BARE, Outcome};
 use crate::toolchain::{self, AARCH64, X86_64};
 use crate::{
-    Responder, TestArguments, book, dependencies, documents, evidence, panics, stacks, tidy,
+    Responder, TestArguments, book, checkers, dependencies, documents, evidence, mutations, panics,
+    stacks, tidy,
 };
 
 /// Crates that compile for the host and for both bare targets.
@@ -83,6 +84,16 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
         match ring::run() {
             Ok(outcomes) => tally.add(outcomes),
             Err(error) => tally.check("host tests", Err(error)),
+        }
+        println!("-- every order of two CPUs at the lock words");
+        match checkers::loom() {
+            Ok(outcomes) => tally.add(outcomes),
+            Err(error) => tally.check("loom", Err(error)),
+        }
+        println!("-- bugs of others, put back");
+        match mutations::run(None) {
+            Ok(outcomes) => tally.add(outcomes),
+            Err(error) => tally.check("mutations", Err(error)),
         }
     }
     if arguments.no_qemu {
