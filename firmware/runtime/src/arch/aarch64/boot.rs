@@ -365,7 +365,9 @@ fn start_smmu(
         return Ok(None);
     }
     let (dram, holes) = cover(manifest)?;
-    let count = host_map::table_count(dram).ok_or(BootStatus::NoMemory)?;
+    let entries = host_map::table_count(dram)
+        .and_then(|count| count.checked_mul(512))
+        .ok_or(BootStatus::NoMemory)?;
     let words = |bytes: u64| (bytes / 8) as usize;
     // SAFETY: zero is a value of an integer.
     let parts = unsafe {
@@ -385,7 +387,7 @@ fn start_smmu(
                 words(smmu::EVENT_QUEUE_BYTES),
                 smmu::EVENT_QUEUE_BYTES,
             )?,
-            tables: zeroed(carver, count * 512, GRANULE_SIZE)?,
+            tables: zeroed(carver, entries, GRANULE_SIZE)?,
         }
     };
     let tables = Granule::containing(parts.tables.as_ptr() as u64);
