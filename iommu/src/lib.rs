@@ -25,8 +25,10 @@ pub mod host_map;
 pub mod smmuv3;
 pub mod stage2;
 pub mod step;
+pub mod x86;
 
 pub use arm::ArmStage2;
 pub use host_map::{HOST_VMID, HostMap, TableWrite};
 pub use stage2::{Entry, Ripas, SharedAttributes, SharedMemory, Stage2Format};
 pub use step::Step;
+pub use x86::X86Stage2;

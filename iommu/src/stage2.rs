@@ -7,6 +7,9 @@
 //! asked for (RIPAS). Hardware may walk an entry only when both agree; in every other case the
 //! entry is invalid to hardware and remembers both in bits that hardware ignores.
 
+#[cfg(test)]
+pub(crate) mod checks;
+
 use tsm_platform::{GRANULE_SIZE, Ipa, Pa};
 
 /// Number of entries of one table.
