@@ -12,6 +12,8 @@
     not(target_os = "none"),
     allow(
         dead_code,
+        unused_imports,
+        unused_macros,
         reason = "a development machine uses the pure parts only, in tests"
     )
 )]
@@ -26,4 +28,3 @@ mod machine;
 mod manifest;
 mod memory;
 mod paging;
-mod smmu;

@@ -17,7 +17,6 @@ use crate::arch;
 use crate::ecam::{BUSES, Ecam};
 use crate::kinds::Kind;
 use crate::memory::{Memory, Window};
-use crate::smmu::Smmu;
 
 /// Everything that the TSM owns of the machine. All CPUs share it.
 pub struct Machine {
@@ -26,8 +25,8 @@ pub struct Machine {
     /// Host memory, in the Non-secure address space.
     pub host: Window,
     /// The IOMMU, if the monitor gave it to the TSM.
-    pub smmu: Option<Smmu>,
-    /// The register base of [`Self::smmu`], by which hosts name it.
+    pub iommu: Option<arch::Iommu>,
+    /// The register base of [`Self::iommu`], by which hosts name it.
     pub units: Vec<Pa, 1>,
     /// Configuration space, if the monitor gave it to the TSM.
     pub ecam: Option<Ecam>,
@@ -79,8 +78,8 @@ impl Machine {
         outcome
     }
 
-    fn smmu(&self) -> Result<&Smmu, PlatformError> {
-        self.smmu.as_ref().ok_or(PlatformError::Unsupported)
+    fn iommu(&self) -> Result<&arch::Iommu, PlatformError> {
+        self.iommu.as_ref().ok_or(PlatformError::Unsupported)
     }
 
     fn ecam(&self) -> Result<&Ecam, PlatformError> {
@@ -171,34 +170,36 @@ impl Iommu for Machine {
         &self.units
     }
     fn covers(&self, stream: StreamId) -> bool {
-        self.smmu.as_ref().is_some_and(|smmu| smmu.covers(stream))
+        self.iommu
+            .as_ref()
+            .is_some_and(|iommu| iommu.covers(stream))
     }
     // Without an IOMMU of its own the TSM assigns no devices, and what a host's device reaches is
     // the business of the monitor that kept the IOMMU.
     fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError> {
-        self.smmu
+        self.iommu
             .as_ref()
-            .map_or(Ok(()), |smmu| smmu.host_map(range))
+            .map_or(Ok(()), |iommu| iommu.host_map(range))
     }
     fn host_unmap(&self, range: GranuleRange) -> Result<(), PlatformError> {
-        self.smmu
+        self.iommu
             .as_ref()
-            .map_or(Ok(()), |smmu| smmu.host_unmap(range))
+            .map_or(Ok(()), |iommu| iommu.host_unmap(range))
     }
     fn block(&self, stream: StreamId) -> Result<(), PlatformError> {
-        self.smmu()?.block(stream)
+        self.iommu()?.block(stream)
     }
     fn attach(&self, stream: StreamId, stage2: &Stage2) -> Result<(), PlatformError> {
-        self.smmu()?.attach(stream, stage2)
+        self.iommu()?.attach(stream, stage2)
     }
     fn release(&self, stream: StreamId) -> Result<(), PlatformError> {
-        self.smmu()?.release(stream)
+        self.iommu()?.release(stream)
     }
     fn invalidate(&self, vmid: Vmid, base: Ipa, bytes: u64) -> Result<(), PlatformError> {
-        self.smmu()?.invalidate(vmid, base, bytes)
+        self.iommu()?.invalidate(vmid, base, bytes)
     }
     fn invalidate_all(&self, vmid: Vmid) -> Result<(), PlatformError> {
-        self.smmu()?.invalidate_all(vmid)
+        self.iommu()?.invalidate_all(vmid)
     }
 }
 

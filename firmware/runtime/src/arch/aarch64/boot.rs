@@ -19,6 +19,7 @@ use super::cpu::{self, MAX_CPUS};
 use super::entry::{STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
 #[cfg(feature = "isolation-tests")]
 use super::isolation_tests;
+use super::smmu::{self, Smmu};
 use super::{exception, isolation, monitor, zero_granule};
 use crate::carve::Carver;
 use crate::ecam::{ECAM_BYTES, Ecam};
@@ -28,7 +29,6 @@ use crate::machine::Machine;
 use crate::manifest::{self, MOST, Manifest, PAGE};
 use crate::memory::{Memory, Window};
 use crate::paging::{self, CannotMap, Frames, Use};
-use crate::smmu::{self, Smmu};
 
 /// Where granules are seen: physical address plus this.
 const REALM_WINDOW: u64 = 1 << 39;
@@ -314,13 +314,13 @@ fn build(carver: &mut Carver, root: u64, manifest: &Manifest) -> Result<Machine,
     if let Some(range) = offer.reserved {
         reserved.push(range).map_err(|_| BootStatus::Unknown)?;
     }
-    let smmu = start_smmu(carver, root, manifest, offer.features)?;
+    let iommu = start_smmu(carver, root, manifest, offer.features)?;
     let units = manifest.smmus.iter().copied().map(Pa);
     Ok(Machine {
         memory,
         host,
-        units: units.take(smmu.iter().count()).collect(),
-        smmu,
+        units: units.take(iommu.iter().count()).collect(),
+        iommu,
         ecam: start_ecam(carver, root, manifest, offer.features)?,
         mediated: offer.features.contains(Features::CONFIG_MEDIATION),
         reserved,

@@ -14,6 +14,7 @@ mod isolation;
 mod isolation_tests;
 mod monitor;
 mod random;
+mod smmu;
 mod translation;
 
 use core::arch::{asm, global_asm};
@@ -28,6 +29,7 @@ pub use monitor::{
     stream_write,
 };
 pub use random::fill as random_fill;
+pub use smmu::Smmu as Iommu;
 pub use translation::{invalidate_all, invalidate_range};
 pub use tsm_iommu::ArmStage2 as Stage2Tables;
 use tsm_platform::{GRANULE_SIZE, HostFault};
