@@ -7,18 +7,23 @@
 //! Payloads are test programs on one CPU with interrupts masked. They trust themselves; what they
 //! must not do is crash before they have printed a verdict.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_os = "none", no_std)]
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64 as arch;
 pub mod certificate;
 pub mod console;
 pub mod dma;
 pub mod mmio;
-#[cfg(any(target_arch = "aarch64", test))]
 pub mod nvme;
-#[cfg(any(target_arch = "aarch64", test))]
+pub mod power;
 pub mod time;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64 as arch;
 
 #[cfg(target_os = "none")]
 mod panic;

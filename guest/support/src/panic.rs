@@ -9,14 +9,6 @@ use core::panic::PanicInfo;
 fn panic(info: &PanicInfo<'_>) -> ! {
     crate::println!("NOTE {info}");
     crate::println!("VERDICT FAIL a payload panicked");
-    #[cfg(target_arch = "aarch64")]
-    {
-        // PSCI SYSTEM_OFF: ends the run where the caller may do so; a guest's is an exit.
-        let _ = crate::aarch64::call(0x8400_0008, &[]);
-        crate::aarch64::halt()
-    }
-    #[cfg(not(target_arch = "aarch64"))]
-    loop {
-        core::hint::spin_loop();
-    }
+    // Ends the run where the caller may do so; a guest's is an exit.
+    crate::power::off()
 }

@@ -6,9 +6,9 @@
 /// A moment after which waiting is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(target_os = "none")]
     end: u64,
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(not(target_os = "none"))]
     end: std::time::Instant,
 }
 
@@ -16,15 +16,15 @@ impl Deadline {
     /// Returns the moment `milliseconds` from now.
     #[must_use]
     pub fn after_ms(milliseconds: u64) -> Self {
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(target_os = "none")]
         {
-            let per_millisecond = crate::aarch64::counter_frequency() / 1000;
+            let per_millisecond = crate::arch::counter_frequency() / 1000;
             Self {
-                end: crate::aarch64::counter()
+                end: crate::arch::counter()
                     .saturating_add(per_millisecond.saturating_mul(milliseconds)),
             }
         }
-        #[cfg(not(target_arch = "aarch64"))]
+        #[cfg(not(target_os = "none"))]
         Self {
             end: std::time::Instant::now() + std::time::Duration::from_millis(milliseconds),
         }
@@ -32,11 +32,11 @@ impl Deadline {
 
     /// Returns whether the moment has passed.
     pub fn expired(&self) -> bool {
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(target_os = "none")]
         {
-            crate::aarch64::counter() >= self.end
+            crate::arch::counter() >= self.end
         }
-        #[cfg(not(target_arch = "aarch64"))]
+        #[cfg(not(target_os = "none"))]
         {
             std::time::Instant::now() >= self.end
         }

@@ -36,7 +36,7 @@ mod image {
     tsm_payload_support::payload_entry!(start);
 
     extern "C" fn start(_device_tree: u64) -> ! {
-        let at_entry = tsm_payload_support::aarch64::counter();
+        let at_entry = tsm_payload_support::arch::counter();
         board::set_up();
         vectors::install();
         match board::mode() {

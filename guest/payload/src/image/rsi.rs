@@ -7,7 +7,7 @@ use guest_payload::claims::Nonces;
 use guest_payload::report::Mapping;
 use tsm_abi::rsi::{self, Call, HostCall, RealmConfig, VdevInfo};
 use tsm_abi::{RSI_NOT_SUPPORTED, RsiStatus};
-use tsm_payload_support::aarch64;
+use tsm_payload_support::arch;
 use zerocopy::FromZeros;
 
 use super::report::{Result, Stopped};
@@ -37,11 +37,11 @@ impl<T: FromZeros> Page<T> {
 }
 
 /// Returned registers.
-type Registers = [u64; aarch64::SMC_REGISTERS];
+type Registers = [u64; arch::CALL_REGISTERS];
 
 fn call(call: &Call) -> Registers {
     let (function, arguments) = call.encode();
-    aarch64::call(function, &arguments)
+    arch::call(function, &arguments)
 }
 
 /// Makes a call and returns its status in words.
@@ -204,6 +204,6 @@ pub fn dma_disable(vdev_id: u64) -> Result {
 
 /// Ends the realm's life.
 pub fn power_off() -> ! {
-    let _ = aarch64::call(PSCI_SYSTEM_OFF, &[]);
-    aarch64::halt()
+    let _ = arch::call(PSCI_SYSTEM_OFF, &[]);
+    arch::halt()
 }

@@ -8,14 +8,14 @@ pub mod mmu;
 
 use core::arch::asm;
 
-/// Number of registers that [`smc`] passes and returns.
-pub const SMC_REGISTERS: usize = 11;
+/// Number of registers that [`call`] passes and returns.
+pub const CALL_REGISTERS: usize = 11;
 
 /// Calls the firmware with x0 to x10 and returns x0 to x10.
 #[must_use]
-pub fn smc(registers: [u64; SMC_REGISTERS]) -> [u64; SMC_REGISTERS] {
+fn smc(registers: [u64; CALL_REGISTERS]) -> [u64; CALL_REGISTERS] {
     let [x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10] = registers;
-    let mut out = [0; SMC_REGISTERS];
+    let mut out = [0; CALL_REGISTERS];
     let [o0, o1, o2, o3, o4, o5, o6, o7, o8, o9, o10] = &mut out;
     // SAFETY: SMCCC preserves x18 to x30 and the stack. What the call does to memory is up to the
     // firmware; the compiler assumes that any memory may have changed.
@@ -50,8 +50,8 @@ pub fn smc(registers: [u64; SMC_REGISTERS]) -> [u64; SMC_REGISTERS] {
 ///
 /// Arguments past x10 are dropped.
 #[must_use]
-pub fn call(function: u64, arguments: &[u64]) -> [u64; SMC_REGISTERS] {
-    let mut registers = [0; SMC_REGISTERS];
+pub fn call(function: u64, arguments: &[u64]) -> [u64; CALL_REGISTERS] {
+    let mut registers = [0; CALL_REGISTERS];
     for (register, value) in registers
         .iter_mut()
         .zip(core::iter::once(&function).chain(arguments))

@@ -84,7 +84,7 @@ struct Counted {
 fn timed(function: u64, arguments: [u64; 7]) -> Counted {
     let (before, after, status, result): (u64, u64, u64, u64);
     let [x1, x2, x3, x4, x5, x6, x7] = arguments;
-    // SAFETY: As `aarch64::smc`.
+    // SAFETY: As `arch::call`.
     unsafe {
         asm!(
             "mrs {before}, cntvct_el0",
@@ -384,7 +384,7 @@ fn guest() -> Result<()> {
 
 /// Counts the operations of a device. Work of the host, who carries the messages, is in the counts.
 fn device(host: &mut Host) -> Result<()> {
-    let clock = tsm_payload_support::aarch64::counter;
+    let clock = tsm_payload_support::arch::counter;
     let mut last = clock();
     let mut lap = |name: Option<&str>| {
         if let Some(name) = name {

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::Call;
-use tsm_payload_support::aarch64;
+use tsm_payload_support::arch;
 use tsm_payload_support::time::wait_until;
 
 use super::board::REALM_DATA;
@@ -130,7 +130,7 @@ fn start(entry: u64) -> bool {
     const CPU_ON: u64 = 0xc400_0003;
     MAILBOX.state.store(0, Ordering::Release);
     MAILBOX.turns.store(0, Ordering::Release);
-    let answer = aarch64::call(CPU_ON, &[1, entry, (&raw const MAILBOX) as u64])[0];
+    let answer = arch::call(CPU_ON, &[1, entry, (&raw const MAILBOX) as u64])[0];
     let runs = answer == 0 && wait_until(1000, || word(&MAILBOX.state) == RUNS);
     check(
         "another-cpu-starts",
@@ -145,7 +145,7 @@ fn is_off(state: u64) -> bool {
     const AFFINITY_INFO: u64 = 0xc400_0004;
     const OFF: u64 = 1;
     let reached = wait_until(1000, || word(&MAILBOX.state) == state);
-    let off = wait_until(1000, || aarch64::call(AFFINITY_INFO, &[1, 0])[0] == OFF);
+    let off = wait_until(1000, || arch::call(AFFINITY_INFO, &[1, 0])[0] == OFF);
     check("another-cpu-stops", format_args!("{off}"), off);
     reached && off
 }

@@ -5,7 +5,7 @@
 //! image for tests, which goes wrong on request.
 
 use tsm_abi::rmi::{self as abi, Call};
-use tsm_payload_support::aarch64;
+use tsm_payload_support::arch;
 
 use super::report::check;
 use super::rmi;
@@ -21,7 +21,7 @@ pub fn run() {
             ("isolated-work-panics", 1, 1, 0),
             ("isolated-work-runs-out-of-stack", 2, 1, 0),
         ] {
-            let [code, seen, left, kept, ..] = aarch64::call(FUNCTION, &[end]);
+            let [code, seen, left, kept, ..] = arch::call(FUNCTION, &[end]);
             check(
                 name,
                 format_args!("abandoned {seen}, {left} words of stack and {kept} bytes lent left"),

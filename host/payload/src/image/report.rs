@@ -6,7 +6,7 @@
 use core::cell::Cell;
 use core::fmt;
 
-use tsm_payload_support::{aarch64, println};
+use tsm_payload_support::{power, println};
 
 struct Tally {
     failures: Cell<u32>,
@@ -86,7 +86,5 @@ pub fn attack(name: &str, tried: fmt::Arguments<'_>, seen: fmt::Arguments<'_>, p
 /// Tells the end and turns the machine off.
 pub fn verdict(pass: bool, reason: fmt::Arguments<'_>) -> ! {
     println!("VERDICT {} {reason}", if pass { "PASS" } else { "FAIL" });
-    // PSCI SYSTEM_OFF.
-    let _ = aarch64::call(0x8400_0008, &[]);
-    aarch64::halt()
+    power::off()
 }

@@ -7,13 +7,13 @@ use core::fmt;
 
 use tsm_abi::rmi::{self, Call, RangeDescriptor};
 use tsm_abi::{RmiCode, RmiStatus};
-use tsm_payload_support::aarch64;
+use tsm_payload_support::arch;
 
 /// The registers that a call returned.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
     function: u64,
-    registers: [u64; aarch64::SMC_REGISTERS],
+    registers: [u64; arch::CALL_REGISTERS],
 }
 
 /// A call that did not succeed, or that left its object in another state than it must.
@@ -89,7 +89,7 @@ pub fn call(call: &Call) -> Reply {
     let (function, arguments) = call.encode();
     Reply {
         function,
-        registers: aarch64::call(function, &arguments),
+        registers: arch::call(function, &arguments),
     }
 }
 

@@ -7,7 +7,7 @@ use core::arch::global_asm;
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{self as abi, Call, ROWS};
-use tsm_payload_support::aarch64;
+use tsm_payload_support::arch;
 
 use super::board::{self, DONATED_TOP, OBJECTS, Page, REALM_DATA};
 use super::report::{self, check, verdict};
@@ -130,7 +130,7 @@ fn power() {
         ("this-cpu-is-on", AFFINITY_INFO, 0, 0, 0),
     ];
     for (name, function, argument, expected, shift) in cases {
-        let answer = aarch64::call(function, &[argument])[0];
+        let answer = arch::call(function, &[argument])[0];
         check(
             name,
             format_args!("{answer:#x}"),
@@ -138,7 +138,7 @@ fn power() {
         );
     }
     let low = 0xffff_ffff;
-    let unknown = aarch64::call(0x8400_00ff, &[])[0];
+    let unknown = arch::call(0x8400_00ff, &[])[0];
     check(
         "an-unknown-service-answers-not-supported",
         format_args!("{unknown:#x}"),
@@ -204,7 +204,7 @@ fn registers_survive() {
 }
 
 fn status(function: u64, arguments: &[u64]) -> Option<RmiStatus> {
-    RmiStatus::from_word(aarch64::call(function, arguments)[0])
+    RmiStatus::from_word(arch::call(function, arguments)[0])
 }
 
 /// Every call of the table with arguments that cannot be right.
