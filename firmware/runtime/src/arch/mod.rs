@@ -12,6 +12,10 @@ pub use aarch64::*;
 #[path = "aarch64/trap.rs"]
 mod trap;
 
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/vmcb.rs"]
+mod vmcb;
+
 #[cfg(not(target_os = "none"))]
 mod hosted;
 #[cfg(not(target_os = "none"))]
