@@ -9,22 +9,17 @@ use tsm_payload_support::dma::DmaPage;
 use tsm_payload_support::mmio::Mmio;
 use tsm_payload_support::nvme::BLOCK;
 
-use super::board::{self, REALM_DATA, Slot};
+use super::board::{self, TSM};
 use super::comm::{Tamper, Target};
 use super::flow::{Host, build_realm, disconnect};
+use super::layout::{HOST_DMA_TOP, REALM_DATA, Slot};
 use super::pci::{BAR0, COMMAND, Function, ID};
+use super::processor::vectors::{self, Fault};
 use super::rec::{Event, Vcpu};
 use super::report::{self, attack, check};
 use super::rmi::{self, Result};
-use super::vectors::{self, is_granule_fault};
 use super::{pdev, realm, rhi, vdev};
 
-/// First granule of the TSM's own memory.
-const TSM: u64 = 0x7f00_0000;
-/// The key configuration unit.
-const KEY_UNIT: u64 = 0x3e00_0000;
-/// The function behind which the key configuration unit is.
-const KEY_UNIT_RID: u16 = 0x10 << 3;
 /// Guest address at which nothing is mapped, below an existing table.
 const UNUSED_IPA: u64 = realm::DEVICE_IPA + 0x10_0000;
 /// Host memory behind the guest's policy page, which the guest checks again afterwards.
@@ -42,6 +37,7 @@ pub fn while_running(host: &mut Host) {
     states();
     config_space(host);
     device_memory_access(host);
+    board::attacks::while_running(host);
     let state = vdev::state();
     check(
         "interface-survives",
@@ -50,7 +46,8 @@ pub fn while_running(host: &mut Host) {
     );
 }
 
-fn faults(name: &str, what: &str, result: core::result::Result<(), u64>) {
+/// Tells an access that must fault.
+pub fn faults(name: &str, what: &str, result: core::result::Result<(), Fault>) {
     match result {
         Ok(()) => attack(
             name,
@@ -58,11 +55,11 @@ fn faults(name: &str, what: &str, result: core::result::Result<(), u64>) {
             format_args!("it worked"),
             false,
         ),
-        Err(syndrome) => attack(
+        Err(fault) => attack(
             name,
             format_args!("{what}"),
-            format_args!("data abort, ESR {syndrome:#x}"),
-            is_granule_fault(syndrome),
+            format_args!("{fault}"),
+            fault.is_protection(),
         ),
     }
 }
@@ -82,9 +79,13 @@ fn touch(host: &Host) {
         (
             "read-key-unit",
             "load from the key configuration unit",
-            KEY_UNIT,
+            board::KEY_UNIT,
         ),
-        ("read-smmu", "load from the SMMU's registers", board::SMMU),
+        (
+            "read-iommu",
+            "load from the IOMMU's registers",
+            board::IOMMU,
+        ),
     ];
     for (name, what, address) in reads {
         faults(name, what, vectors::read(address).map(|_| ()));
@@ -96,11 +97,6 @@ fn touch(host: &Host) {
             bar + 0x14,
         ),
         ("write-guest-memory", "store to guest memory", GUEST_PAGE),
-        (
-            "fw-cfg-dma",
-            "store to the DMA register of fw_cfg",
-            board::FW_CFG as u64 + 0x10,
-        ),
     ];
     for (name, what, address) in writes {
         faults(name, what, vectors::write(address, 0));
@@ -221,7 +217,7 @@ fn states() {
 
 /// Configuration accesses that are refused and leave the interface alone.
 fn config_space(host: &Host) {
-    let hidden = Function(KEY_UNIT_RID).config();
+    let hidden = Function(board::KEY_UNIT_RID).config();
     let id = hidden.read32(ID);
     attack(
         "key-unit-config",
@@ -292,7 +288,7 @@ fn stale_mapping(host: &mut Host) {
         return;
     };
     // The last page of the range, which the drivers never reach.
-    let address = (board::HOST_DMA_TOP - 0x1000) as u64;
+    let address = (HOST_DMA_TOP - 0x1000) as u64;
     // SAFETY: The page is used for nothing else.
     let page = unsafe { DmaPage::new(address as usize, address) };
     // SAFETY: As above.
@@ -332,13 +328,23 @@ fn stale_mapping(host: &mut Host) {
 }
 
 /// A write to configuration space that would change a device under its guest.
-struct Disturbance {
-    name: &'static str,
-    what: &'static str,
-    function: Function,
-    offset: usize,
-    /// What is changed in the 4-byte register.
-    change: fn(u32) -> u32,
+pub struct Disturbance {
+    /// Name of the attack.
+    pub name: &'static str,
+    /// What is tried.
+    pub what: &'static str,
+    /// The function whose register is written.
+    pub function: Function,
+    /// The 4-byte register.
+    pub offset: usize,
+    /// What is changed in it.
+    pub change: fn(u32) -> u32,
+    /// How it is written.
+    pub write: fn(Function, usize, u32),
+}
+
+fn write_by_memory(function: Function, offset: usize, value: u32) {
+    function.config().write32(offset, value);
 }
 
 /// For each way to change a device under its guest: a new guest that works with it loses it. The
@@ -354,6 +360,7 @@ pub fn lost_interfaces(host: &mut Host) -> Result<()> {
             function: disk,
             offset: BAR0,
             change: |bar| bar.wrapping_add(0x8_0000),
+            write: write_by_memory,
         },
         Disturbance {
             name: "clear-memory-enable",
@@ -361,6 +368,7 @@ pub fn lost_interfaces(host: &mut Host) -> Result<()> {
             function: disk,
             offset: COMMAND,
             change: |command| command & !0x2,
+            write: write_by_memory,
         },
         Disturbance {
             name: "clear-bus-master",
@@ -368,6 +376,7 @@ pub fn lost_interfaces(host: &mut Host) -> Result<()> {
             function: disk,
             offset: COMMAND,
             change: |command| command & !0x4,
+            write: write_by_memory,
         },
         Disturbance {
             name: "move-bridge-window",
@@ -375,6 +384,7 @@ pub fn lost_interfaces(host: &mut Host) -> Result<()> {
             function: root_port,
             offset: BRIDGE_WINDOW,
             change: |window| window.wrapping_add(0x0010_0010),
+            write: write_by_memory,
         },
         Disturbance {
             name: "reset-secondary-bus",
@@ -382,11 +392,13 @@ pub fn lost_interfaces(host: &mut Host) -> Result<()> {
             function: root_port,
             offset: BRIDGE_CONTROL,
             change: |control| control | 1 << 22,
+            write: write_by_memory,
         },
     ];
     report::set_quiet(true);
     let result = disturbances
         .iter()
+        .chain(&board::attacks::disturbances(host))
         .try_for_each(|disturbance| lost_interface(host, disturbance));
     report::set_quiet(false);
     result
@@ -399,7 +411,8 @@ fn lost_interface(host: &mut Host, disturbance: &Disturbance) -> Result<()> {
     if matches!(event, Event::Workload) {
         let config = disturbance.function.config();
         let before = config.read32(disturbance.offset);
-        config.write32(disturbance.offset, (disturbance.change)(before));
+        let changed = (disturbance.change)(before);
+        (disturbance.write)(disturbance.function, disturbance.offset, changed);
         let (after, state) = (config.read32(disturbance.offset), vdev::state());
         let private = vectors::read(host.topology.disk.bar0()).is_err();
         attack(

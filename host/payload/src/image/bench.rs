@@ -6,17 +6,16 @@
 //! A count runs from the SMC to the return to its next instruction. The least of several is told:
 //! the first calls of a path fill caches of QEMU that are no property of the firmware.
 
-use core::arch::{asm, global_asm};
-
 use tsm_abi::rmi::{
     BlockSize, Call, MEASURE_CONTENT, MapFlags, RangeDescriptor, RecParams, RecParamsFlags,
 };
-use tsm_payload_support::println;
+use tsm_payload_support::{arch, println};
 use zerocopy::FromZeros;
 
-use super::board::{DONATED_TOP, Page, REALM_DATA, Slot};
 use super::flow::{self, Host};
+use super::layout::{DONATED_TOP, Page, REALM_DATA, Slot};
 use super::memory;
+use super::processor::bench::{NULL_CALL, guest_code, timed};
 use super::report::verdict;
 use super::rmi::{self, Refused, Result, delegate, must, undelegate};
 use super::{realm, vdev};
@@ -28,99 +27,8 @@ const BLOCK_IPA: u64 = 0x40_0000;
 /// Host memory of the block.
 const BLOCK: u64 = REALM_DATA + 0x20_0000;
 const BLOCK_BYTES: u64 = 0x20_0000;
-/// SMCCC_VERSION, answered by the monitor.
-const NULL_CALL: u64 = 0x8000_0000;
 /// A number of the host's range that no call has.
 const UNKNOWN_CALL: u64 = 0xc400_0151;
-
-global_asm!(
-    // A guest that counts two of its own calls, tells the counts, and then only calls the host.
-    ".section .rodata.bench_guest, \"a\"",
-    ".balign 4096",
-    "bench_guest:",
-    "mov w20, #8",
-    "1:",
-    "movz x0, #0x0190",
-    "movk x0, #0xc400, lsl #16",
-    "movz x1, #1, lsl #16",
-    "mrs x21, cntvct_el0",
-    "smc #0",
-    "mrs x22, cntvct_el0",
-    "sub x22, x22, x21",
-    "movz x0, #0x0198",
-    "movk x0, #0xc400, lsl #16",
-    "mov x1, #0",
-    "mov x2, #0x1000",
-    "mrs x21, cntvct_el0",
-    "smc #0",
-    "mrs x23, cntvct_el0",
-    "sub x23, x23, x21",
-    "sub w20, w20, #1",
-    "cbnz w20, 1b",
-    "mov x19, #0x1000",
-    "stp x22, x23, [x19, #16]",
-    "2:",
-    "movz x0, #0x0199",
-    "movk x0, #0xc400, lsl #16",
-    "mov x1, #0x1000",
-    "smc #0",
-    "b 2b",
-    ".balign 4096",
-    ".text",
-);
-
-unsafe extern "C" {
-    static bench_guest: u8;
-}
-
-/// What one counted call returned.
-struct Counted {
-    ticks: u64,
-    status: u64,
-    result: u64,
-}
-
-/// Makes a call and counts its instructions.
-fn timed(function: u64, arguments: [u64; 7]) -> Counted {
-    let (before, after, status, result): (u64, u64, u64, u64);
-    let [x1, x2, x3, x4, x5, x6, x7] = arguments;
-    // SAFETY: As `arch::call`.
-    unsafe {
-        asm!(
-            "mrs {before}, cntvct_el0",
-            "smc #0",
-            "mrs {after}, cntvct_el0",
-            before = out(reg) before,
-            after = out(reg) after,
-            inout("x0") function => status,
-            inout("x1") x1 => result,
-            inout("x2") x2 => _,
-            inout("x3") x3 => _,
-            inout("x4") x4 => _,
-            inout("x5") x5 => _,
-            inout("x6") x6 => _,
-            inout("x7") x7 => _,
-            lateout("x8") _,
-            lateout("x9") _,
-            lateout("x10") _,
-            lateout("x11") _,
-            lateout("x12") _,
-            lateout("x13") _,
-            lateout("x14") _,
-            lateout("x15") _,
-            lateout("x16") _,
-            lateout("x17") _,
-            options(nostack),
-        );
-    }
-    // The read of the counter itself is one.
-    let ticks = (after - before).saturating_sub(1);
-    Counted {
-        ticks,
-        status,
-        result,
-    }
-}
 
 /// Counts a call that must succeed.
 fn count(call: &Call) -> Result<u64> {
@@ -366,8 +274,7 @@ fn guest() -> Result<()> {
         || count(&Call::RecDestroy { rec }),
     )?;
     must(&rec_params(mpidr))?;
-    let code = (&raw const bench_guest) as u64;
-    realm::populate_from(code, 0x1000)?;
+    realm::populate_from(guest_code(), 0x1000)?;
     must(&Call::RealmActivate { rd: RD })?;
     let run = Page::Run.address();
     memory::zero_page(run);
@@ -384,7 +291,7 @@ fn guest() -> Result<()> {
 
 /// Counts the operations of a device. Work of the host, who carries the messages, is in the counts.
 fn device(host: &mut Host) -> Result<()> {
-    let clock = tsm_payload_support::arch::counter;
+    let clock = arch::counter;
     let mut last = clock();
     let mut lap = |name: Option<&str>| {
         if let Some(name) = name {

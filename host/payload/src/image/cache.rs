@@ -5,7 +5,7 @@
 
 use tsm_abi::rmi::CommObject;
 
-use super::board::CACHES;
+use super::layout::CACHES;
 use super::memory;
 
 /// Room for each object, in bytes.

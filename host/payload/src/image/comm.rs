@@ -9,9 +9,9 @@ use tsm_abi::rmi::{
 use tsm_payload_support::time::delay_us;
 use zerocopy::FromZeros;
 
-use super::board::Page;
 use super::cache::Caches;
 use super::doe::{self, Mailbox, Protocol};
+use super::layout::Page;
 use super::memory;
 use super::rmi::{self, Result};
 

@@ -3,22 +3,22 @@
 
 //! Tests that need a second CPU: losing a page that it uses, and calling the TSM at the same time.
 
-use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::Call;
-use tsm_payload_support::arch;
 use tsm_payload_support::time::wait_until;
 
-use super::board::REALM_DATA;
+use super::layout::REALM_DATA;
+use super::processor::{second, vectors};
+#[cfg(target_arch = "x86_64")]
+use super::report::attack;
 use super::report::check;
 use super::rmi::{self, Result, delegate, undelegate};
-use super::vectors;
 
-/// What the CPUs share. Each word has one writer.
+/// What the CPUs share. Each word has one writer. The other CPU's code knows the offsets.
 #[repr(C)]
-struct Mailbox {
+pub struct Mailbox {
     /// Page that the other CPU works on.
     page: AtomicU64,
     /// 1 when it runs, 2 when it took an exception, 3 when it was told to stop.
@@ -48,93 +48,29 @@ static MAILBOX: Mailbox = Mailbox {
     stop: AtomicU64::new(0),
 };
 
-// The other CPU has no stack and no translation; x19 is the mailbox. It shares whole words only.
-global_asm!(
-    ".macro other_cpu_off state",
-    "mov x3, #\\state",
-    "str x3, [x19, #8]",
-    // PSCI CPU_OFF.
-    "movz x0, #2",
-    "movk x0, #0x8400, lsl #16",
-    "smc #0",
-    "b .",
-    ".endm",
-    ".macro other_cpu_on",
-    "mov x19, x0",
-    "adrp x1, other_vectors",
-    "add x1, x1, :lo12:other_vectors",
-    "msr vbar_el2, x1",
-    "isb",
-    "ldr x20, [x19]",
-    "mov x3, #1",
-    "str x3, [x19, #8]",
-    ".endm",
-    ".macro other_cpu_turn",
-    "ldr x5, [x19, #16]",
-    "add x5, x5, #1",
-    "str x5, [x19, #16]",
-    ".endm",
-    // A call on one page that must succeed or be told to try again (10).
-    ".macro other_cpu_call low",
-    "1:",
-    "movz x0, #\\low",
-    "movk x0, #0xc400, lsl #16",
-    "mov x1, x20",
-    "add x2, x20, #0x1000",
-    "smc #0",
-    "cbz x0, 2f",
-    "cmp x0, #10",
-    "b.eq 1b",
-    "ldr x5, [x19, #24]",
-    "add x5, x5, #1",
-    "str x5, [x19, #24]",
-    "2:",
-    ".endm",
-    ".section .text.other_cpu, \"ax\"",
-    ".balign 2048",
-    "other_vectors:",
-    ".rept 16",
-    ".balign 128",
-    "other_cpu_off 2",
-    ".endr",
-    ".balign 128",
-    "other_cpu_loads:",
-    "other_cpu_on",
-    "3:",
-    "ldr w4, [x20]",
-    "other_cpu_turn",
-    "b 3b",
-    "other_cpu_calls:",
-    "other_cpu_on",
-    "4:",
-    "other_cpu_call 0x1f1",
-    "other_cpu_call 0x1f2",
-    "other_cpu_turn",
-    "ldr x5, [x19, #32]",
-    "cbz x5, 4b",
-    "other_cpu_off 3",
-    ".text",
-);
-
-unsafe extern "C" {
-    fn other_cpu_loads();
-    fn other_cpu_calls();
-}
-
 fn word(word: &AtomicU64) -> u64 {
     word.load(Ordering::Acquire)
 }
 
-/// Starts the other CPU at `entry`. Returns whether it runs.
-fn start(entry: u64) -> bool {
-    const CPU_ON: u64 = 0xc400_0003;
+/// What the other CPU does until it is told to stop.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// It loads a word of its page again and again.
+    Loads,
+    /// It delegates and undelegates its page, and counts answers that it did not expect.
+    Calls,
+}
+
+/// Starts the other CPU. Returns whether it runs.
+fn start(work: Work) -> bool {
     MAILBOX.state.store(0, Ordering::Release);
     MAILBOX.turns.store(0, Ordering::Release);
-    let answer = arch::call(CPU_ON, &[1, entry, (&raw const MAILBOX) as u64])[0];
+    MAILBOX.stop.store(0, Ordering::Release);
+    let answer = second::start(work, &MAILBOX);
     let runs = answer == 0 && wait_until(1000, || word(&MAILBOX.state) == RUNS);
     check(
         "another-cpu-starts",
-        format_args!("CPU_ON answered {answer:#x}"),
+        format_args!("answer {answer:#x}, running: {runs}"),
         runs,
     );
     runs
@@ -142,10 +78,8 @@ fn start(entry: u64) -> bool {
 
 /// Waits until the other CPU is off in `state`. Returns whether it is.
 fn is_off(state: u64) -> bool {
-    const AFFINITY_INFO: u64 = 0xc400_0004;
-    const OFF: u64 = 1;
     let reached = wait_until(1000, || word(&MAILBOX.state) == state);
-    let off = wait_until(1000, || arch::call(AFFINITY_INFO, &[1, 0])[0] == OFF);
+    let off = wait_until(1000, second::is_off);
     check("another-cpu-stops", format_args!("{off}"), off);
     reached && off
 }
@@ -159,7 +93,7 @@ pub fn run() -> Result<()> {
 
 /// A page that another CPU loads from again and again is taken from it, too.
 fn loses_a_page() -> Result<()> {
-    if !start(other_cpu_loads as *const () as u64) {
+    if !start(Work::Loads) {
         return Ok(());
     }
     let used = wait_until(1000, || word(&MAILBOX.turns) > 1000);
@@ -171,6 +105,25 @@ fn loses_a_page() -> Result<()> {
         used && faulted,
     );
     undelegate(OTHER_PAGE, OTHER_PAGE + 0x1000)
+}
+
+/// Another CPU that is started with an address that is not the host's to load from faults as this
+/// one does.
+#[cfg(target_arch = "x86_64")]
+pub fn starts_confined(page: u64) {
+    MAILBOX.page.store(page, Ordering::Release);
+    let answer = second::start(Work::Loads, &MAILBOX);
+    let faulted = wait_until(1000, || word(&MAILBOX.state) == FAULTED);
+    MAILBOX.page.store(OTHER_PAGE, Ordering::Release);
+    attack(
+        "start-by-icr",
+        format_args!("start another CPU by INIT and SIPI, which loads from the TSM's memory"),
+        format_args!(
+            "answer {answer}, {} loads, faulted {faulted}",
+            word(&MAILBOX.turns)
+        ),
+        answer == 0 && faulted && word(&MAILBOX.turns) == 0,
+    );
 }
 
 /// Makes a range call on this CPU's page until it is not told to try again. Returns whether it
@@ -186,7 +139,7 @@ fn persist(call: &Call) -> bool {
 
 /// Both CPUs delegate and undelegate pages of their own at the same time.
 fn calls_meet() {
-    if !start(other_cpu_calls as *const () as u64) {
+    if !start(Work::Calls) {
         return;
     }
     let (start, end) = (OWN_PAGE, OWN_PAGE + 0x1000);

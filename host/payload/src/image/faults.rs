@@ -10,11 +10,11 @@
 use tsm_abi::rmi::{Call, PdevState};
 use tsm_payload_support::println;
 
-use super::board::{DONATED_TOP, REALM_DATA, Slot};
 use super::comm::Target;
 use super::flow::{
     Host, build_realm, connect, discover, start_tsm, stop_tsm, touch_everything, use_disk,
 };
+use super::layout::{DONATED_TOP, REALM_DATA, Slot};
 use super::rec::{Event, Vcpu};
 use super::report::{self, check, verdict};
 use super::rmi::{self, Result, delegate, undelegate};

@@ -12,14 +12,15 @@ use tsm_payload_support::nvme::{self, BLOCK, Nvme};
 use tsm_payload_support::println;
 use zerocopy::FromZeros;
 
-use super::board::{self, DONATED_TOP, Page, REALM_DATA, Slot};
 use super::comm::{Courier, Tamper, Target};
 use super::doe::Mailbox;
+use super::layout::{self, DONATED_TOP, Page, REALM_DATA, Slot};
 use super::pci::{self, Function, Topology};
+use super::processor::vectors;
 use super::rec::{Event, Vcpu};
 use super::report::{self, check, step, verdict};
 use super::rmi::{Result, delegate, must, undelegate};
-use super::{attacks, memory, pdev, realm, rhi, vectors};
+use super::{attacks, board, memory, pdev, realm, rhi};
 
 /// Block of known content, in 512-byte blocks.
 const KNOWN_LBA: u64 = 8;
@@ -102,7 +103,7 @@ fn disk(function: Function, dma: &mut DmaRange) -> core::result::Result<Nvme, nv
 pub fn discover() -> Option<Host> {
     let topology = pci::enumerate()?;
     // SAFETY: The board sets this range aside for DMA.
-    let mut dma = unsafe { DmaRange::new(board::HOST_DMA, board::HOST_DMA_TOP, 0) };
+    let mut dma = unsafe { DmaRange::new(layout::HOST_DMA, layout::HOST_DMA_TOP, 0) };
     let other_disk = topology
         .other_disk
         .and_then(|function| disk(function, &mut dma).ok());
@@ -217,11 +218,11 @@ pub fn start_tsm() -> Result<()> {
     );
     memory::store(Page::Parameters.address(), &PsmmuParams::new_zeroed());
     must(&Call::PsmmuActivate {
-        psmmu: board::SMMU,
+        psmmu: board::IOMMU,
         params: Page::Parameters.address(),
     })?;
     must(&Call::PsmmuStL2Create {
-        psmmu: board::SMMU,
+        psmmu: board::IOMMU,
         sid: DISK_STREAMS,
     })?;
     step(
@@ -235,10 +236,12 @@ pub fn start_tsm() -> Result<()> {
 /// Takes back what [`start_tsm`] prepared.
 pub fn stop_tsm() -> Result {
     must(&Call::PsmmuStL2Destroy {
-        psmmu: board::SMMU,
+        psmmu: board::IOMMU,
         sid: DISK_STREAMS,
     })?;
-    must(&Call::PsmmuDeactivate { psmmu: board::SMMU })
+    must(&Call::PsmmuDeactivate {
+        psmmu: board::IOMMU,
+    })
 }
 
 /// Establishes the session with the disk and the stream to it.

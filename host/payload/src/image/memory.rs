@@ -6,17 +6,15 @@
 use tsm_payload_support::mmio::Mmio;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use super::board::FREE;
+
 /// Size of a page, in bytes.
 pub const PAGE: usize = 4096;
-
-/// The part of DRAM that this program may touch freely: neither its image nor the device tree.
-const BASE: usize = 0x4c00_0000;
-const TOP: usize = 0x7f00_0000;
 
 /// Returns memory for single accesses.
 pub fn words(address: u64) -> Mmio {
     let address = address as usize;
-    assert!((BASE..TOP).contains(&address));
+    assert!(FREE.contains(&address));
     // SAFETY: Outside the image, so no Rust object lives there.
     unsafe { Mmio::new(address) }
 }

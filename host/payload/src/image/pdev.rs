@@ -13,8 +13,9 @@ use tsm_abi::{MemoryRequest, RmiStatus};
 use tsm_payload_support::certificate::leaf_public_key;
 use zerocopy::FromZeros;
 
-use super::board::{ECAM, Page, Slot};
+use super::board::ECAM;
 use super::comm::{Courier, End, Target};
+use super::layout::{Page, Slot};
 use super::memory;
 use super::pci::Topology;
 use super::rmi::{self, Reply, Result};

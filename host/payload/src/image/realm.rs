@@ -12,10 +12,10 @@ use tsm_abi::rmi::{
 };
 use zerocopy::FromZeros;
 
-use super::board::{
-    GUEST_IMAGE, GUEST_IMAGE_MAX, POLICY, Page, REALM_DATA, SHARED, SHARED_PAGES, Slot,
-};
+use super::board::{GUEST_IMAGE, POLICY};
+use super::layout::{GUEST_IMAGE_MAX, Page, REALM_DATA, SHARED, SHARED_PAGES, Slot};
 use super::memory::{self, PAGE};
+use super::processor::START_LEVEL;
 use super::rmi::{self, Result, must};
 
 /// Bits of a guest address.
@@ -33,8 +33,10 @@ const WRITE_BACK: u64 = 6;
 const PAGE_BYTES: u64 = PAGE as u64;
 const RD: u64 = Slot::Rd.address();
 
-/// Tables below the root: guest address, level, granule. A table comes after the one above it.
-const TABLES: [(u64, u64, Slot); 6] = [
+/// Tables that a start level of 0 needs: guest address, level, granule. A table comes after the one
+/// above it.
+const TABLES: [(u64, u64, Slot); 7] = [
+    (0, 1, Slot::RttTop),
     (0, 2, Slot::RttLow),
     (0, 3, Slot::RttMemory0),
     (0x20_0000, 3, Slot::RttMemory1),
@@ -42,6 +44,11 @@ const TABLES: [(u64, u64, Slot); 6] = [
     (SHARED_IPA, 2, Slot::RttHigh),
     (SHARED_IPA, 3, Slot::RttShared),
 ];
+
+/// Returns the tables below the root.
+fn tables() -> &'static [(u64, u64, Slot)] {
+    &TABLES[START_LEVEL..]
+}
 
 /// Returns the bytes of the guest's image: up to the last page that is not all zero.
 pub fn image_bytes() -> u64 {
@@ -69,7 +76,7 @@ pub fn create_call() -> Call {
     params.s2sz.set(IPA_BITS);
     params.hash_algo = hash_algorithm() as u8;
     params.rtt_base.set(Slot::RttRoot.address());
-    params.rtt_level_start.set(1);
+    params.rtt_level_start.set(START_LEVEL as u64);
     params.rtt_num_start.set(1);
     memory::store(Page::Parameters.address(), &params);
     Call::RealmCreate {
@@ -81,12 +88,12 @@ pub fn create_call() -> Call {
 /// Creates the realm's descriptor and tables in granules that are delegated.
 pub fn create() -> Result<()> {
     must(&create_call())?;
-    for (ipa, level, slot) in TABLES {
+    for (ipa, level, slot) in tables() {
         must(&Call::RttCreate {
             rd: RD,
             rtt: slot.address(),
-            ipa,
-            level,
+            ipa: *ipa,
+            level: *level,
         })?;
     }
     Ok(())
@@ -188,7 +195,7 @@ pub fn destroy() -> Result<()> {
 
 /// Destroys tables and descriptor of a realm that holds nothing and does not run.
 pub fn abandon() -> Result<()> {
-    for (ipa, level, _) in TABLES.iter().rev() {
+    for (ipa, level, _) in tables().iter().rev() {
         must(&Call::RttDestroy {
             rd: RD,
             ipa: *ipa,

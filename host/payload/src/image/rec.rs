@@ -9,8 +9,8 @@ use tsm_payload_support::println;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U64;
 
-use super::board::{Page, Slot};
 use super::flow::Host;
+use super::layout::{Page, Slot};
 use super::memory;
 use super::report::{self, step};
 use super::rmi::{self, Result, must};

@@ -9,9 +9,9 @@ use tsm_abi::rhi::{self, Object, TdiState};
 use tsm_abi::rmi::{CommObject, PdevState, VdevMeasureParams};
 use tsm_payload_support::println;
 
-use super::board::{Page, Slot};
 use super::evidence;
 use super::flow::{self, Host};
+use super::layout::{Page, Slot};
 use super::memory;
 use super::pdev;
 use super::realm::shared_address;

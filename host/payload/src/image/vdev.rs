@@ -8,8 +8,8 @@ use tsm_abi::rmi::{
 };
 use zerocopy::FromZeros;
 
-use super::board::{Page, Slot};
 use super::comm::{Courier, Target};
+use super::layout::{Page, Slot};
 use super::memory;
 use super::pci::Topology;
 use super::rmi::{self, Refused, Result};

@@ -5,6 +5,7 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
+use core::fmt;
 
 /// What the handler and [`read`]/[`write`] share.
 #[repr(C)]
@@ -86,7 +87,25 @@ pub fn install() {
     }
 }
 
-fn probing(access: impl FnOnce()) -> Result<(), u64> {
+/// An abort that an access took, by its syndrome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault(u64);
+
+impl Fault {
+    /// Returns whether it is the data abort of a granule protection fault.
+    #[must_use]
+    pub const fn is_protection(self) -> bool {
+        self.0 >> 26 == 0x25 && self.0 & 0x3f == 0x28
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "data abort, ESR {:#x}", self.0)
+    }
+}
+
+fn probing(access: impl FnOnce()) -> Result<(), Fault> {
     let probe = PROBE.0.get();
     // SAFETY: One CPU; no reference to the cell is kept.
     unsafe {
@@ -111,11 +130,15 @@ fn probing(access: impl FnOnce()) -> Result<(), u64> {
             },
         );
     }
-    if syndrome == 0 { Ok(()) } else { Err(syndrome) }
+    if syndrome == 0 {
+        Ok(())
+    } else {
+        Err(Fault(syndrome))
+    }
 }
 
-/// Loads a word, or returns the syndrome of the abort that the load took.
-pub fn read(address: u64) -> Result<u32, u64> {
+/// Loads a word, or returns the abort that the load took.
+pub fn read(address: u64) -> Result<u32, Fault> {
     let mut value = 0_u64;
     probing(|| {
         // SAFETY: The load may abort, and the handler skips it then. Callers name memory that is
@@ -127,20 +150,14 @@ pub fn read(address: u64) -> Result<u32, u64> {
     Ok(value as u32)
 }
 
-/// Stores a word, or returns the syndrome of the abort that the store took.
+/// Stores a word, or returns the abort that the store took.
 ///
 /// The address must not hold an object of this program.
-pub fn write(address: u64, value: u32) -> Result<(), u64> {
+pub fn write(address: u64, value: u32) -> Result<(), Fault> {
     probing(|| {
         // SAFETY: As in `read`; the memory belongs to someone else or to nobody.
         unsafe {
             asm!("str {value:w}, [{address}]", "dsb sy", value = in(reg) value, address = in(reg) address, options(nostack));
         }
     })
-}
-
-/// Returns whether `syndrome` is the data abort of a granule protection fault.
-#[must_use]
-pub const fn is_granule_fault(syndrome: u64) -> bool {
-    syndrome >> 26 == 0x25 && syndrome & 0x3f == 0x28
 }
