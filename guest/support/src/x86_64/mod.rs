@@ -3,6 +3,12 @@
 
 //! The processor.
 
+pub mod clock;
+pub mod entry;
+pub mod exception;
+pub mod paging;
+pub mod port;
+
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
