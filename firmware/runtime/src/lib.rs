@@ -28,3 +28,5 @@ mod machine;
 mod manifest;
 mod memory;
 mod paging;
+#[cfg(any(test, target_os = "none"))]
+mod syndrome;

@@ -19,7 +19,7 @@ mod translation;
 
 use core::arch::{asm, global_asm};
 
-pub use super::trap::{conceal, missing_memory, reveal};
+pub use crate::syndrome::{conceal, missing_memory, reveal};
 pub use cpu::index as cpu_index;
 pub use digest::{sha256, sha512};
 pub use guest::{Context, new_context, run_while};
