@@ -13,6 +13,9 @@ pub use aarch64::*;
 mod trap;
 
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/vcpu/mod.rs"]
+mod vcpu;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
 #[path = "x86_64/vmcb.rs"]
 mod vmcb;
 

@@ -243,8 +243,9 @@ pub struct Control {
     _d0: [u8; 0x330],
 }
 
-/// The state save area, from offset 0x400.
+/// The state save area, from offset 0x400 on, as far as it is used.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Save {
     /// ES.
     pub es: Segment,
@@ -316,7 +317,6 @@ pub struct Save {
     pub g_pat: u64,
     /// DebugCtl.
     pub dbgctl: u64,
-    _278: [u8; 0x988],
 }
 
 /// One virtual CPU for the processor.
@@ -328,6 +328,7 @@ pub struct Vmcb {
     pub control: Control,
     /// State of the guest that VMRUN, VMLOAD and VMSAVE move.
     pub save: Save,
+    _678: [u8; 0x988],
 }
 
 const _: () = {
@@ -386,6 +387,7 @@ impl Vmcb {
             _d0: [0; 0x330],
         },
         save: Save::ZERO,
+        _678: [0; 0x988],
     };
 
     /// Sets the two words of miscellaneous intercepts. VMRUN is always among them.
@@ -462,7 +464,6 @@ impl Save {
             _248: [0; 0x20],
             g_pat: 0,
             dbgctl: 0,
-            _278: [0; 0x988],
         }
     };
 }
