@@ -28,8 +28,8 @@ pub const PCI_WINDOW: u32 = 0xc000_0000;
 pub const TSM: u64 = 0x1000_0000;
 /// The address after the TSM's last granule.
 pub const TSM_TOP: u64 = 0x1400_0000;
-/// The key configuration unit.
-pub const KEY_UNIT: u64 = 0xfe00_0000;
+/// The key configuration unit, where SeaBIOS places it.
+pub const KEY_UNIT: u64 = 0xfea0_0000;
 
 /// The function behind which the key configuration unit is.
 pub const KEY_UNIT_RID: u16 = 0x10 << 3;

@@ -17,7 +17,7 @@ pub fn run() {
 /// Runs the tests of this board that need an active TSM.
 pub fn run_active() -> Result<()> {
     delegate(REALM_DATA, REALM_DATA + 0x1000)?;
-    attacks::confinement(REALM_DATA);
+    attacks::confinement(&[REALM_DATA]);
     undelegate(REALM_DATA, REALM_DATA + 0x1000)
 }
 
