@@ -1,7 +1,7 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Bare-metal confidential guest at R-EL1.
+//! Bare-metal confidential guest.
 //!
 //! It asks for a disk, judges the evidence itself, uses the disk privately while the host attacks,
 //! gives it back, and says on the way what it saw.
@@ -13,17 +13,19 @@ mod image {
     mod board;
     mod evidence;
     mod flow;
+    #[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+    #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+    mod processor;
     mod random;
     mod report;
     mod rhi;
     mod rsi;
-    mod vectors;
     mod workload;
 
     tsm_payload_support::payload_entry!(start);
 
     extern "C" fn start(_argument: u64) -> ! {
-        vectors::install();
+        processor::set_up();
         board::set_up();
         flow::run();
         rsi::power_off()

@@ -307,9 +307,9 @@ fn run(registers: Mmio, stride: usize, queue: &mut Queue, command: &Command) -> 
 }
 
 fn fence() {
-    #[cfg(target_arch = "aarch64")]
-    crate::aarch64::barrier();
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(target_os = "none")]
+    crate::arch::barrier();
+    #[cfg(not(target_os = "none"))]
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
 }
 

@@ -3,7 +3,6 @@
 
 //! The realm's address space, as the owner expects the host to build it.
 
-use tsm_payload_support::aarch64::mmu::{self, Kind, Table};
 use tsm_payload_support::console;
 use tsm_payload_support::dma::DmaRange;
 use tsm_payload_support::mmio::Mmio;
@@ -26,21 +25,8 @@ pub const DEVICE_WINDOW: u64 = 0x20_0000;
 /// First byte that the host can read and write too.
 pub const SHARED: u64 = 1 << (IPA_BITS - 1);
 
-const GIB: u64 = 1 << 30;
-const MIB_2: u64 = 1 << 21;
-
-static ROOT: Table = Table::new();
-static LOW: Table = Table::new();
-
-/// Sets up translation and the console.
+/// Sets up the console.
 pub fn set_up() {
-    LOW.block(0, 0, Kind::Memory);
-    LOW.block(1, MIB_2, Kind::Memory);
-    LOW.block((DEVICE / MIB_2) as usize, DEVICE, Kind::Device);
-    ROOT.next(0, &LOW);
-    ROOT.block((SHARED / GIB) as usize, SHARED, Kind::Memory);
-    // SAFETY: The first 4 MiB, where image, stack and data are, are mapped to themselves.
-    unsafe { mmu::enable_el1(&ROOT) };
     console::set_sink(rhi::print);
 }
 

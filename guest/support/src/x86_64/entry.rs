@@ -78,3 +78,75 @@ macro_rules! linux_entry {
         );
     };
 }
+
+/// Defines `_start`, the first instruction of an image that is linked below 1 GiB, which calls
+/// `$main(rax)` on a clean stack.
+///
+/// The processor is in 32-bit mode with flat segments, translation off, and interrupts masked. The
+/// linker script places `.text.entry` first and defines `__bss_start`, `__bss_end` (both aligned to
+/// 16) and `__stack_top`. `$main` must be `extern "C" fn(u64) -> !`.
+#[macro_export]
+macro_rules! payload_entry {
+    ($main:path) => {
+        core::arch::global_asm!(
+            ".section .text.entry, \"ax\"",
+            ".code32",
+            ".globl _start",
+            "_start:",
+            "cli",
+            "cld",
+            "mov ebx, eax",
+            // PAE, tables, LME, then protection and paging.
+            "mov eax, 0x20",
+            "mov cr4, eax",
+            "mov eax, offset entry_root",
+            "mov cr3, eax",
+            "mov ecx, 0xc0000080",
+            "rdmsr",
+            "or eax, 0x100",
+            "wrmsr",
+            "lgdt [entry_segments_end]",
+            "mov eax, 0x80000011",
+            "mov cr0, eax",
+            // A far jump to 64-bit code.
+            ".byte 0xea",
+            ".long entry_64",
+            ".word 0x10",
+            ".code64",
+            "entry_64:",
+            "mov eax, 0x18",
+            "mov ds, eax",
+            "mov es, eax",
+            "mov ss, eax",
+            "lea rsp, [rip + __stack_top]",
+            "lea rdi, [rip + __bss_start]",
+            "lea rcx, [rip + __bss_end]",
+            "sub rcx, rdi",
+            "shr rcx, 3",
+            "xor eax, eax",
+            "rep stosq",
+            "xor ebp, ebp",
+            "mov edi, ebx",
+            "call {main}",
+            "3:",
+            "hlt",
+            "jmp 3b",
+            // The first gigabyte at its own address, until the program has its own tables.
+            ".section .data.entry, \"aw\"",
+            ".balign 4096",
+            "entry_root:",
+            ".quad entry_gigabytes + 3",
+            ".balign 4096",
+            "entry_gigabytes:",
+            ".quad 0x83",
+            ".balign 4096",
+            "entry_segments:",
+            ".quad 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff",
+            "entry_segments_end:",
+            ".word 4 * 8 - 1",
+            ".long entry_segments",
+            ".text",
+            main = sym $main,
+        );
+    };
+}

@@ -1,0 +1,37 @@
+// Copyright The Portcullis authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the guest does with the processor itself.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid;
+
+use tsm_payload_support::x86_64::{exception, paging};
+
+/// Sets up exceptions and translation.
+pub fn set_up() {
+    exception::install();
+    // SAFETY: Image, stack and data are at their own addresses.
+    unsafe { paging::enable() };
+}
+
+/// Returns a random word, or none if the processor has no generator or it does not answer now.
+pub fn random() -> Option<u64> {
+    const RDRAND: u32 = 1 << 30;
+    if __cpuid(1).ecx & RDRAND == 0 {
+        return None;
+    }
+    let value: u64;
+    let valid: u8;
+    // SAFETY: The instruction is there; it clears the carry flag when it has no number.
+    unsafe {
+        asm!(
+            "rdrand {value}",
+            "setc {valid}",
+            value = out(reg) value,
+            valid = out(reg_byte) valid,
+            options(nostack, nomem),
+        );
+    }
+    (valid == 1).then_some(value)
+}
