@@ -21,12 +21,20 @@
 mod arch;
 mod carve;
 mod ecam;
+#[cfg(target_os = "none")]
+mod isolation;
+#[cfg(all(target_os = "none", feature = "isolation-tests"))]
+mod isolation_tests;
 mod kinds;
+mod layout;
 mod log;
-#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+#[cfg(target_os = "none")]
 mod machine;
+#[cfg(not(all(target_arch = "x86_64", target_os = "none")))]
 mod manifest;
 mod memory;
 mod paging;
+#[cfg(target_os = "none")]
+mod setup;
 #[cfg(any(test, target_os = "none"))]
 mod syndrome;

@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::arch;
 use crate::ecam::{BUSES, Ecam};
+use crate::isolation::isolated;
 use crate::kinds::Kind;
 use crate::memory::{Memory, Window};
 
@@ -341,7 +342,7 @@ impl Processor for Machine {
         R: Send + 'static,
         W: FnOnce(&Self, &mut S, &mut B) -> R + Send + 'static,
     {
-        arch::isolated(self, state, bytes, otherwise, work)
+        isolated(self, state, bytes, otherwise, work)
     }
     fn sha256(&self, state: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
         arch::sha256(state, blocks)

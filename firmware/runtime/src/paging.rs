@@ -1,7 +1,8 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The TSM's own translation tables: VMSAv8-64 stage 1, 4 KiB granule, four levels.
+//! The TSM's own translation tables: four levels of 512 entries, pages of 4 KiB, 2 MiB and 1 GiB. How
+//! an entry is written is the architecture's.
 
 /// Width of the TSM's virtual addresses, in bits.
 pub const VA_BITS: u32 = 42;
@@ -21,41 +22,17 @@ pub enum Use {
     Device,
 }
 
-// Fields of a descriptor (Arm ARM D8.3.1), for a regime without EL0.
-const VALID: u64 = 1;
-const TABLE_OR_PAGE: u64 = 1 << 1;
-const DEVICE: u64 = 0 << 2;
-const NORMAL: u64 = 1 << 2;
-const NS: u64 = 1 << 5;
-/// AP[1] is RES1 in a regime with one exception level.
-const AP_RES1: u64 = 1 << 6;
-const READ_ONLY: u64 = 1 << 7;
-const INNER_SHAREABLE: u64 = 3 << 8;
-const ACCESS_FLAG: u64 = 1 << 10;
-const EXECUTE_NEVER: u64 = 1 << 54;
-const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-
-/// MAIR_EL2: attribute 0 is Device-nGnRE, attribute 1 is write-back.
-pub const MAIR: u64 = 0xff04;
-
-/// TCR_EL2: 42-bit addresses, 40-bit output, 4 KiB granule, walks inner shareable write-back; bits
-/// 23 and 31 are RES1.
-pub const TCR: u64 =
-    (64 - VA_BITS as u64) | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 23 | 1 << 31;
-
-impl Use {
-    const fn attributes(self) -> u64 {
-        let common = VALID | AP_RES1 | ACCESS_FLAG;
-        common
-            | match self {
-                Self::Text => NORMAL | INNER_SHAREABLE | READ_ONLY,
-                Self::Constants => NORMAL | INNER_SHAREABLE | READ_ONLY | EXECUTE_NEVER,
-                Self::Data => NORMAL | INNER_SHAREABLE | EXECUTE_NEVER,
-                Self::HostData => NORMAL | INNER_SHAREABLE | EXECUTE_NEVER | NS,
-                Self::Device => DEVICE | EXECUTE_NEVER,
-            }
-    }
+/// How an architecture writes a table entry. Bit 0 says that an entry is valid, in all of them.
+pub trait Format {
+    /// Returns the entry that names the table at `table`.
+    fn table(table: u64) -> u64;
+    /// Returns the entry of a table of `level`, 1 to 3, that maps the page at `physical`.
+    fn page(physical: u64, level: u32, usage: Use) -> u64;
+    /// Returns the table that a valid entry of a table above level 3 names, if it names one.
+    fn next(entry: u64) -> Option<u64>;
 }
+
+const VALID: u64 = 1;
 
 /// Memory for tables.
 pub trait Frames {
@@ -77,7 +54,7 @@ pub struct CannotMap;
 /// # Errors
 ///
 /// [`CannotMap`]; part of the range may have been mapped.
-pub fn map(
+pub fn map<F: Format>(
     frames: &mut impl Frames,
     root: u64,
     virt: u64,
@@ -102,13 +79,12 @@ pub fn map(
                 (at | pa).is_multiple_of(bytes) && size.saturating_sub(done) >= bytes
             })
             .unwrap_or(3);
-        let table = descend(frames, root, at, level)?;
+        let table = descend::<F>(frames, root, at, level)?;
         let index = index(at, level);
         if frames.read(table, index) & VALID != 0 {
             return Err(CannotMap);
         }
-        let kind = if level == 3 { TABLE_OR_PAGE } else { 0 };
-        frames.write(table, index, pa | usage.attributes() | kind);
+        frames.write(table, index, F::page(pa, level, usage));
         done = done.saturating_add(1 << shift(level));
     }
     Ok(())
@@ -124,19 +100,22 @@ const fn index(virt: u64, level: u32) -> usize {
 }
 
 /// Returns the table of `level` that covers `virt`, making those that are missing.
-fn descend(frames: &mut impl Frames, root: u64, virt: u64, level: u32) -> Result<u64, CannotMap> {
+fn descend<F: Format>(
+    frames: &mut impl Frames,
+    root: u64,
+    virt: u64,
+    level: u32,
+) -> Result<u64, CannotMap> {
     let mut table = root;
     for above in 0..level {
         let index = index(virt, above);
         let entry = frames.read(table, index);
         table = if entry & VALID == 0 {
             let new = frames.take().ok_or(CannotMap)?;
-            frames.write(table, index, new | VALID | TABLE_OR_PAGE);
+            frames.write(table, index, F::table(new));
             new
-        } else if entry & TABLE_OR_PAGE != 0 {
-            entry & ADDRESS
         } else {
-            return Err(CannotMap);
+            F::next(entry).ok_or(CannotMap)?
         };
     }
     Ok(table)
@@ -144,9 +123,12 @@ fn descend(frames: &mut impl Frames, root: u64, virt: u64, level: u32) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::{CannotMap, EXECUTE_NEVER, Frames, NS, READ_ONLY, Use, map, shift};
+    use super::{CannotMap, Format, Frames, Use, map, shift};
+    use crate::arch::long_mode::LongMode;
+    use crate::arch::vmsa::Vmsa;
 
     const ROOT: u64 = 0x1000;
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
     struct Fake(Vec<[u64; 512]>, usize);
 
@@ -155,20 +137,21 @@ mod tests {
             Self(vec![[0; 512]], limit)
         }
 
-        /// Walks as hardware does; returns the output address and the attributes.
-        fn walk(&self, virt: u64) -> Option<(u64, u64)> {
+        /// Walks as hardware does; returns the output address and the entry.
+        fn walk<F: Format>(&self, virt: u64) -> Option<(u64, u64)> {
             let mut table = ROOT;
             for level in 0..4 {
                 let entry = self.read(table, super::index(virt, level));
                 if entry & 1 == 0 {
                     return None;
                 }
-                let address = entry & super::ADDRESS;
-                if level == 3 || entry & 2 == 0 {
-                    let offset = virt & ((1 << shift(level)) - 1);
-                    return Some((address + offset, entry & !super::ADDRESS));
+                match F::next(entry) {
+                    Some(next) if level < 3 => table = next,
+                    _ => {
+                        let offset = virt & ((1 << shift(level)) - 1);
+                        return Some(((entry & ADDRESS) + offset, entry));
+                    }
                 }
-                table = address;
             }
             None
         }
@@ -189,18 +172,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_page_of_a_range_is_mapped_and_none_beside_it() {
+    fn every_page_of_a_range<F: Format>() {
         let mut fake = Fake::new(64);
         let (virt, physical) = (1 << 39 | 0x3fff_d000, 0x3fff_d000);
         let size = 0x4000_0000 + 0x20_5000;
-        map(&mut fake, ROOT, virt, physical, size, Use::Data).unwrap();
+        map::<F>(&mut fake, ROOT, virt, physical, size, Use::Data).unwrap();
         for offset in [0, 0x2fff, 0x3000, 0x4000_0000, size - 1] {
-            assert_eq!(fake.walk(virt + offset).unwrap().0, physical + offset);
+            assert_eq!(fake.walk::<F>(virt + offset).unwrap().0, physical + offset);
         }
-        assert!(fake.walk(virt - 1).is_none() && fake.walk(virt + size).is_none());
+        assert!(fake.walk::<F>(virt - 1).is_none());
+        assert!(fake.walk::<F>(virt + size).is_none());
         // Root, level 1, one gigabyte block between two ends with a level 2 and level 3 each.
         assert!(fake.0.len() <= 6, "{}", fake.0.len());
+    }
+
+    #[test]
+    fn every_page_of_a_range_is_mapped_and_none_beside_it() {
+        every_page_of_a_range::<Vmsa>();
+        every_page_of_a_range::<LongMode>();
     }
 
     #[test]
@@ -212,25 +201,34 @@ mod tests {
             Use::HostData,
             Use::Device,
         ] {
-            let mut fake = Fake::new(8);
-            map(&mut fake, ROOT, 0x1000, 0x1000, 0x1000, usage).unwrap();
-            let (_, attributes) = fake.walk(0x1000).unwrap();
-            let executable = attributes & EXECUTE_NEVER == 0;
-            let writable = attributes & READ_ONLY == 0;
-            assert!(!(executable && writable), "{usage:?}");
-            assert_eq!(executable, usage == Use::Text);
-            assert_eq!(attributes & NS != 0, usage == Use::HostData);
+            for level in 1..=3 {
+                let arm = Vmsa::page(0, level, usage);
+                let (executable, writable) = (arm >> 54 & 1 == 0, arm >> 7 & 1 == 0);
+                assert!(!(executable && writable), "{usage:?}");
+                assert_eq!(executable, usage == Use::Text);
+                assert_eq!(arm >> 5 & 1 != 0, usage == Use::HostData);
+                let x86 = LongMode::page(0, level, usage);
+                let (executable, writable) = (x86 >> 63 == 0, x86 >> 1 & 1 != 0);
+                assert!(!(executable && writable), "{usage:?}");
+                assert_eq!(executable, usage == Use::Text);
+                assert!(x86 >> 2 & 1 == 0, "a page of the TSM is a user's");
+            }
+        }
+    }
+
+    fn a_mapping_stays<F: Format>() {
+        let mut fake = Fake::new(8);
+        map::<F>(&mut fake, ROOT, 0x20_0000, 0, 0x20_0000, Use::Text).unwrap();
+        for virt in [0x20_0000, 0x30_0000] {
+            let outcome = map::<F>(&mut fake, ROOT, virt, 0, 0x1000, Use::Data);
+            assert_eq!(outcome, Err(CannotMap));
         }
     }
 
     #[test]
     fn a_mapping_is_never_changed() {
-        let mut fake = Fake::new(8);
-        map(&mut fake, ROOT, 0x20_0000, 0, 0x20_0000, Use::Text).unwrap();
-        for virt in [0x20_0000, 0x30_0000] {
-            let outcome = map(&mut fake, ROOT, virt, 0, 0x1000, Use::Data);
-            assert_eq!(outcome, Err(CannotMap));
-        }
+        a_mapping_stays::<Vmsa>();
+        a_mapping_stays::<LongMode>();
     }
 
     #[test]
@@ -244,10 +242,10 @@ mod tests {
             (0, 1 << 40, 0x1000),
             (u64::MAX - 0xfff, 0, 0x2000),
         ] {
-            let outcome = map(&mut fake, ROOT, virt, physical, size, Use::Data);
+            let outcome = map::<Vmsa>(&mut fake, ROOT, virt, physical, size, Use::Data);
             assert_eq!(outcome, Err(CannotMap));
         }
         let mut fake = Fake::new(3);
-        assert!(map(&mut fake, ROOT, 0, 0, 0x1000, Use::Data).is_err());
+        assert!(map::<Vmsa>(&mut fake, ROOT, 0, 0, 0x1000, Use::Data).is_err());
     }
 }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What the rest of this crate needs from a processor.
+//!
+//! Parts of an architecture that only decide are compiled for unit tests on the development machine, too.
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 mod aarch64;
@@ -11,6 +13,9 @@ pub use aarch64::*;
 #[cfg(any(test, all(target_arch = "aarch64", target_os = "none")))]
 #[path = "aarch64/trap.rs"]
 mod trap;
+#[cfg(any(test, all(target_arch = "aarch64", target_os = "none")))]
+#[path = "aarch64/vmsa.rs"]
+pub mod vmsa;
 
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
 #[path = "x86_64/vcpu/mod.rs"]

@@ -5,60 +5,30 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
 use spin::Once;
 use tsm_abi::RmiCode;
 use tsm_abi::el3::{self, BootStatus, ConfigAccess, Features};
-use tsm_core::{Region, Tsm};
+use tsm_core::Tsm;
 use tsm_iommu::{HostMap, host_map};
 use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Pa, Rid};
 
-use super::cpu::{self, MAX_CPUS};
-use super::entry::{STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
-#[cfg(feature = "isolation-tests")]
-use super::isolation_tests;
 use super::smmu::{self, Smmu};
-use super::{exception, isolation, monitor, zero_granule};
-use crate::carve::Carver;
+use super::{cpu, exception, monitor};
 use crate::ecam::{ECAM_BYTES, Ecam};
-use crate::kinds::{Kinds, Span};
+#[cfg(feature = "isolation-tests")]
+use crate::isolation_tests;
+use crate::layout::{DEVICE_WINDOW, MAX_CPUS};
 use crate::log::info;
 use crate::machine::Machine;
 use crate::manifest::{self, MOST, Manifest, PAGE};
-use crate::memory::{Memory, Window};
-use crate::paging::{self, CannotMap, Frames, Use};
+use crate::paging::Use;
+use crate::setup::{self, Failure, Setup};
 
-/// Where granules are seen: physical address plus this.
-const REALM_WINDOW: u64 = 1 << 39;
-/// Where host memory is seen.
-const HOST_WINDOW: u64 = 2 << 39;
-/// Where devices are seen.
-const DEVICE_WINDOW: u64 = 4 << 39;
-/// Size of each window.
-const WINDOW_SIZE: u64 = 1 << 39;
 /// Size of the two register pages of an SMMU.
 const SMMU_BYTES: u64 = 128 << 10;
-/// Most runs of granules: banks and device regions.
-const SPANS: usize = 2 * MOST;
-
-unsafe extern "C" {
-    static __image_start: u8;
-    static __text_end: u8;
-    static __rodata_end: u8;
-    static __bss_end: u8;
-    static __stacks_start: u8;
-    static __image_end: u8;
-    static __region_top: u8;
-}
-
-/// Returns the address of a symbol of the linker script.
-macro_rules! symbol {
-    ($name:ident) => {
-        (&raw const $name) as u64
-    };
-}
 
 /// Root of the TSM's tables; zero until the first CPU has booted. It is in `.data` because `.bss`
 /// is cleared after it was looked at.
@@ -66,34 +36,8 @@ macro_rules! symbol {
 #[unsafe(link_section = ".data")]
 static tsm_translation_root: AtomicU64 = AtomicU64::new(0);
 
-/// Memory for tables, addressed as it is mapped: at its physical address.
-struct Identity<'a>(&'a mut Carver);
-
-impl Frames for Identity<'_> {
-    fn take(&mut self) -> Option<u64> {
-        let table = self.0.take(GRANULE_SIZE, GRANULE_SIZE)?;
-        for index in 0..512 {
-            self.write(table, index, 0);
-        }
-        Some(table)
-    }
-    fn read(&self, table: u64, index: usize) -> u64 {
-        // SAFETY: `table` came from `take` and is reached by these two functions only.
-        unsafe { (table as *const u64).add(index).read_volatile() }
-    }
-    fn write(&mut self, table: u64, index: usize, value: u64) {
-        // SAFETY: as in `read`. New entries only make more memory reachable.
-        unsafe { (table as *mut u64).add(index).write_volatile(value) };
-    }
-}
-
 /// What the part that runs with the MMU off leaves for the next.
-struct Early {
-    carver: Carver,
-    root: u64,
-}
-
-struct EarlyCell(UnsafeCell<Option<Early>>);
+struct EarlyCell(UnsafeCell<Option<Setup>>);
 
 // SAFETY: only the first CPU uses it, while it is the only one.
 unsafe impl Sync for EarlyCell {}
@@ -107,46 +51,21 @@ static TSM: Once<Tsm> = Once::new();
 /// EL3. Returns the root, or zero.
 #[unsafe(no_mangle)]
 extern "C" fn tsm_early_map(page: u64) -> u64 {
-    let image_end = symbol!(__image_end);
-    let region_top = symbol!(__region_top);
-    let top = if (image_end..region_top).contains(&page) {
+    let Some(region) = setup::region() else {
+        return 0;
+    };
+    let top = if (setup::image_end()..region.top()).contains(&page) {
         page
     } else {
-        region_top
+        region.top()
     };
-    let Some(range) = GranuleRange::new(image_end, top) else {
+    let Ok(setup) = Setup::map_image(top) else {
         return 0;
     };
-    let mut carver = Carver::new(range);
-    let Ok(root) = map_image(&mut Identity(&mut carver), region_top) else {
-        return 0;
-    };
+    let root = setup.root();
     // SAFETY: this is the only CPU, and nothing else refers to the cell now.
-    unsafe { *EARLY.0.get() = Some(Early { carver, root }) };
+    unsafe { *EARLY.0.get() = Some(setup) };
     root
-}
-
-fn map_image(frames: &mut Identity<'_>, region_top: u64) -> Result<u64, CannotMap> {
-    let root = frames.take().ok_or(CannotMap)?;
-    let parts = [
-        (symbol!(__image_start), symbol!(__text_end), Use::Text),
-        (symbol!(__text_end), symbol!(__rodata_end), Use::Constants),
-        (symbol!(__rodata_end), symbol!(__stacks_start), Use::Data),
-        (symbol!(__image_end), region_top, Use::Data),
-    ];
-    for (base, end, usage) in parts {
-        let size = end.checked_sub(base).ok_or(CannotMap)?;
-        paging::map(frames, root, base, base, size, usage)?;
-    }
-    let mut physical = symbol!(__stacks_start);
-    for cpu in 0..MAX_CPUS as u64 {
-        let virt = STACK_WINDOW + cpu * STACK_STRIDE;
-        paging::map(frames, root, virt, physical, STACK_SIZE, Use::Data)?;
-        physical = physical.checked_add(STACK_SIZE).ok_or(CannotMap)?;
-    }
-    let (base, size) = (isolation::BASE, isolation::SIZE);
-    paging::map(frames, root, base, physical, size, Use::Data)?;
-    Ok(root)
 }
 
 /// Boots the first CPU and returns the status for BOOT_COMPLETE.
@@ -181,18 +100,18 @@ fn cold_boot(index: u64, version: u64, count: u64, page: u64) -> Result<(), Boot
     }
     // SAFETY: as in `tsm_early_map`.
     let early = unsafe { (*EARLY.0.get()).take() };
-    let Early { mut carver, root } = early.ok_or(BootStatus::Unknown)?;
-    let manifest = read_manifest(&mut carver, root, page)?;
-    let machine = build(&mut carver, root, &manifest)?;
-    let regions = regions(&mut carver, &manifest)?;
+    let mut setup = early.ok_or(BootStatus::Unknown)?;
+    let manifest = read_manifest(&mut setup, page)?;
+    let machine = build(&mut setup, &manifest)?;
+    let regions = setup.regions(&manifest.dram, &manifest.devices)?;
     info!(
         "tsm: {=u64} CPUs, {=u64} KiB of the region left",
         count,
-        carver.left() >> 10
+        setup.left() >> 10
     );
     MACHINE.call_once(|| machine);
     TSM.call_once(|| Tsm::new(regions));
-    tsm_translation_root.store(root, Ordering::Release);
+    tsm_translation_root.store(setup.root(), Ordering::Release);
     // Other CPUs read it with their MMU off.
     // SAFETY: cleaning a line changes no content.
     unsafe {
@@ -206,15 +125,14 @@ fn cold_boot(index: u64, version: u64, count: u64, page: u64) -> Result<(), Boot
     Ok(())
 }
 
-fn read_manifest(carver: &mut Carver, root: u64, page: u64) -> Result<Manifest, BootStatus> {
-    let region = GranuleRange::new(symbol!(__image_start), symbol!(__region_top))
-        .ok_or(BootStatus::Unknown)?;
-    let image_end = symbol!(__image_end);
-    if Granule::new(page).is_none() || page < image_end && region.contains(page) {
+fn read_manifest(setup: &mut Setup, page: u64) -> Result<Manifest, BootStatus> {
+    let region = setup::region().ok_or(BootStatus::Unknown)?;
+    if Granule::new(page).is_none() || page < setup::image_end() && region.contains(page) {
         return Err(BootStatus::InvalidSharedBuffer);
     }
     if !region.contains(page) {
-        map(carver, root, 0, page, GRANULE_SIZE, Use::Data)
+        setup
+            .map(0, page, GRANULE_SIZE, Use::Data)
             .map_err(|_| BootStatus::InvalidSharedBuffer)?;
     }
     let mut bytes = [0; PAGE];
@@ -224,104 +142,30 @@ fn read_manifest(carver: &mut Carver, root: u64, page: u64) -> Result<Manifest, 
     manifest::parse(&bytes, page, region)
 }
 
-/// Maps physical `[base, base + size)` in `window`.
-fn map(
-    carver: &mut Carver,
-    root: u64,
-    window: u64,
-    base: u64,
-    size: u64,
-    usage: Use,
-) -> Result<*mut u8, BootStatus> {
-    if base.checked_add(size).is_none_or(|end| end > WINDOW_SIZE) {
-        return Err(BootStatus::ManifestDataError);
+impl From<Failure> for BootStatus {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoMemory => Self::NoMemory,
+            Failure::Layout => Self::ManifestDataError,
+        }
     }
-    let virt = window
-        .checked_add(base)
-        .ok_or(BootStatus::ManifestDataError)?;
-    paging::map(&mut Identity(carver), root, virt, base, size, usage)
-        .map_err(|CannotMap| BootStatus::NoMemory)?;
-    // SAFETY: barriers have no other effect. They make the new entries usable.
-    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
-    Ok(virt as *mut u8)
 }
 
-/// Takes zeroed memory for `count` values for which zero is a value.
-///
-/// # Safety
-///
-/// All-zero bytes must be a valid `T`.
-unsafe fn zeroed<T>(
-    carver: &mut Carver,
-    count: usize,
-    align: u64,
-) -> Result<&'static [T], BootStatus> {
-    let size = (count as u64)
-        .checked_mul(size_of::<T>() as u64)
-        .ok_or(BootStatus::NoMemory)?;
-    let base = carver.take(size, align).ok_or(BootStatus::NoMemory)?;
-    for page in (base..base.saturating_add(size)).step_by(GRANULE_SIZE as usize) {
-        // SAFETY: the memory is fresh from the carver and mapped at its physical address.
-        unsafe { zero_granule(page as *mut u8) };
-    }
-    // SAFETY: aligned, zeroed, never used otherwise; the caller promises that zero is valid.
-    Ok(unsafe { core::slice::from_raw_parts(base as *const T, count) })
-}
-
-/// Moves `values` to memory that lives for ever.
-fn keep<T, const N: usize>(
-    carver: &mut Carver,
-    values: Vec<T, N>,
-) -> Result<&'static [T], BootStatus> {
-    let count = values.len();
-    let base = carver
-        .take(size_of_val(values.as_slice()) as u64, GRANULE_SIZE)
-        .ok_or(BootStatus::NoMemory)?;
-    let base = base as *mut T;
-    for (index, value) in values.into_iter().enumerate() {
-        // SAFETY: fresh memory, large enough, aligned to a granule.
-        unsafe { base.add(index).write(value) };
-    }
-    // SAFETY: `count` values were written, and nothing else uses the memory.
-    Ok(unsafe { core::slice::from_raw_parts(base, count) })
-}
-
-fn build(carver: &mut Carver, root: u64, manifest: &Manifest) -> Result<Machine, BootStatus> {
-    let mut spans: Vec<Span, SPANS> = Vec::new();
-    let banks = manifest.dram.iter().map(|range| (range, false));
-    let devices = manifest.devices.iter().map(|range| (range, true));
-    for (range, device) in banks.chain(devices) {
-        // SAFETY: zero is a value of an integer.
-        let bytes = unsafe { zeroed::<AtomicU8>(carver, range.count() as usize, 1) }?;
-        let span = Span::new(*range, bytes, device).ok_or(BootStatus::Unknown)?;
-        spans.push(span).map_err(|_| BootStatus::Unknown)?;
-    }
-    for range in &manifest.dram {
-        let (base, size) = (range.base(), range.bytes());
-        map(carver, root, REALM_WINDOW, base, size, Use::Data)?;
-        map(carver, root, HOST_WINDOW, base, size, Use::HostData)?;
-    }
-    let kinds = Kinds::new(keep(carver, spans)?);
-    // SAFETY: the mappings were made above for all memory that `kinds` knows, and are never
-    // changed; the image itself is in no bank (`manifest::parse`).
-    let (memory, host) = unsafe {
-        let realm = Window::new(REALM_WINDOW as *mut u8, 0, WINDOW_SIZE);
-        let host = Window::new(HOST_WINDOW as *mut u8, 0, WINDOW_SIZE);
-        (Memory::new(kinds, realm), host)
-    };
+fn build(setup: &mut Setup, manifest: &Manifest) -> Result<Machine, BootStatus> {
+    let (memory, host) = setup.memory(&manifest.dram, &manifest.devices)?;
     let offer = monitor::offer();
     let mut reserved = Vec::new();
     if let Some(range) = offer.reserved {
         reserved.push(range).map_err(|_| BootStatus::Unknown)?;
     }
-    let iommu = start_smmu(carver, root, manifest, offer.features)?;
+    let iommu = start_smmu(setup, manifest, offer.features)?;
     let units = manifest.smmus.iter().copied().map(Pa);
     Ok(Machine {
         memory,
         host,
         units: units.take(iommu.iter().count()).collect(),
         iommu,
-        ecam: start_ecam(carver, root, manifest, offer.features)?,
+        ecam: start_ecam(setup, manifest, offer.features)?,
         mediated: offer.features.contains(Features::CONFIG_MEDIATION),
         reserved,
         hidden: offer.hidden.map(Rid),
@@ -329,8 +173,7 @@ fn build(carver: &mut Carver, root: u64, manifest: &Manifest) -> Result<Machine,
 }
 
 fn start_ecam(
-    carver: &mut Carver,
-    root: u64,
+    setup: &mut Setup,
     manifest: &Manifest,
     features: Features,
 ) -> Result<Option<Ecam>, BootStatus> {
@@ -340,21 +183,13 @@ fn start_ecam(
     if !features.contains(Features::ECAM_IS_REALM) {
         return Ok(None);
     }
-    let base = map(
-        carver,
-        root,
-        DEVICE_WINDOW,
-        physical,
-        ECAM_BYTES,
-        Use::Device,
-    )?;
+    let base = setup.map(DEVICE_WINDOW, physical, ECAM_BYTES, Use::Device)?;
     // SAFETY: the window was just mapped.
     Ok(Some(unsafe { Ecam::new(base, physical) }))
 }
 
 fn start_smmu(
-    carver: &mut Carver,
-    root: u64,
+    setup: &mut Setup,
     manifest: &Manifest,
     features: Features,
 ) -> Result<Option<Smmu>, BootStatus> {
@@ -372,34 +207,15 @@ fn start_smmu(
     // SAFETY: zero is a value of an integer.
     let parts = unsafe {
         smmu::Parts {
-            streams: zeroed(
-                carver,
-                words(smmu::STREAM_TABLE_BYTES),
-                smmu::STREAM_TABLE_BYTES,
-            )?,
-            commands: zeroed(
-                carver,
-                words(smmu::COMMAND_QUEUE_BYTES),
-                smmu::COMMAND_QUEUE_BYTES,
-            )?,
-            events: zeroed(
-                carver,
-                words(smmu::EVENT_QUEUE_BYTES),
-                smmu::EVENT_QUEUE_BYTES,
-            )?,
-            tables: zeroed(carver, entries, GRANULE_SIZE)?,
+            streams: setup.zeroed(words(smmu::STREAM_TABLE_BYTES), smmu::STREAM_TABLE_BYTES)?,
+            commands: setup.zeroed(words(smmu::COMMAND_QUEUE_BYTES), smmu::COMMAND_QUEUE_BYTES)?,
+            events: setup.zeroed(words(smmu::EVENT_QUEUE_BYTES), smmu::EVENT_QUEUE_BYTES)?,
+            tables: setup.zeroed(entries, GRANULE_SIZE)?,
         }
     };
     let tables = Granule::containing(parts.tables.as_ptr() as u64);
     let host = HostMap::new(dram, tables).ok_or(BootStatus::NoMemory)?;
-    let base = map(
-        carver,
-        root,
-        DEVICE_WINDOW,
-        physical,
-        SMMU_BYTES,
-        Use::Device,
-    )?;
+    let base = setup.map(DEVICE_WINDOW, physical, SMMU_BYTES, Use::Device)?;
     // SAFETY: the registers were just mapped and the monitor gave them to the TSM; the tables are
     // those that `host` describes.
     let unit = unsafe { Smmu::start(base, parts, host, &holes) };
@@ -431,25 +247,6 @@ fn cover(manifest: &Manifest) -> Result<(GranuleRange, Vec<GranuleRange, MOST>),
     }
     let all = GranuleRange::new(base, last.top()).ok_or(BootStatus::ManifestDataError)?;
     Ok((all, holes))
-}
-
-fn regions(carver: &mut Carver, manifest: &Manifest) -> Result<&'static [Region], BootStatus> {
-    let mut regions: Vec<Region, SPANS> = Vec::new();
-    let banks = manifest
-        .dram
-        .iter()
-        .map(|range| (range, tsm_core::Kind::Memory));
-    let devices = manifest
-        .devices
-        .iter()
-        .map(|range| (range, tsm_core::Kind::Device));
-    for (range, kind) in banks.chain(devices) {
-        // SAFETY: zero is a value of an integer.
-        let words = unsafe { zeroed::<AtomicU32>(carver, range.count() as usize, 1) }?;
-        let region = Region::new(*range, kind, words).ok_or(BootStatus::Unknown)?;
-        regions.push(region).map_err(|_| BootStatus::Unknown)?;
-    }
-    keep(carver, regions)
 }
 
 /// Handles one call of EL3: `frame` holds x0 to x7 on entry, and x0 to x8 of the answer on return.

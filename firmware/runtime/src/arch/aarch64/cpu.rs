@@ -7,9 +7,7 @@ use core::cell::UnsafeCell;
 
 use super::guest::{Context, HostState};
 use super::read_register;
-
-/// Most CPUs that may enter.
-pub const MAX_CPUS: usize = 8;
+use crate::layout::MAX_CPUS;
 
 /// What one CPU needs for itself.
 #[repr(C, align(64))]

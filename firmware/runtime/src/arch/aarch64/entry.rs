@@ -6,19 +6,13 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use super::cpu::{Cpu, MAX_CPUS};
+use super::cpu::Cpu;
 use super::exception::Frame;
 use super::guest::Context;
-use super::isolation;
-use crate::paging::{MAIR, TCR};
-
-/// Size of a stack in bytes. The address space below each stack is empty for as many bytes.
-pub const STACK_SIZE: u64 = 64 * 1024;
-/// Distance of two stacks. A stack starts at a multiple of it, so the bit of the stack's size is
-/// clear in every address inside and set in those below.
-pub const STACK_STRIDE: u64 = 2 * STACK_SIZE;
-/// Where stacks are mapped.
-pub const STACK_WINDOW: u64 = 3 << 39;
+use crate::arch::vmsa::{MAIR, TCR};
+use crate::layout::{
+    ISOLATED_GUARD, ISOLATED_GUARD_SIZE, MAX_CPUS, STACK_SIZE, STACK_STRIDE, STACK_WINDOW,
+};
 
 /// SCTLR_EL2: RES1 bits, MMU, caches, stack alignment check, writable implies execute never.
 const SCTLR: u64 = 0x30c5_0830 | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
@@ -44,8 +38,8 @@ global_asm!(
     fatal_size = const size_of::<Frame>(),
     stack_bit = const STACK_SIZE.trailing_zeros(),
     recoverable = const RECOVERABLE,
-    guard = const isolation::GUARD,
-    guard_size = const isolation::GUARD_SIZE,
+    guard = const ISOLATED_GUARD,
+    guard_size = const ISOLATED_GUARD_SIZE,
     emergency_top = const offset_of!(Cpu, emergency) + size_of::<[u64; 256]>(),
     running = const offset_of!(Cpu, running),
     pc = const offset_of!(Context, pc),

@@ -10,8 +10,6 @@ mod entry;
 mod exception;
 mod guest;
 mod isolation;
-#[cfg(feature = "isolation-tests")]
-mod isolation_tests;
 mod monitor;
 mod random;
 mod smmu;
@@ -19,11 +17,12 @@ mod translation;
 
 use core::arch::{asm, global_asm};
 
+pub use super::vmsa::Vmsa as TableFormat;
 pub use crate::syndrome::{conceal, missing_memory, reveal};
 pub use cpu::index as cpu_index;
 pub use digest::{sha256, sha512};
 pub use guest::{Context, new_context, run_while};
-pub use isolation::isolated;
+pub use isolation::enter as enter_isolation;
 pub use monitor::{
     console_write, key_go, key_program, key_stop, set_owner, stream_clear, stream_read,
     stream_write,
@@ -114,6 +113,12 @@ pub unsafe fn zero_granule(granule: *mut u8) {
 pub fn publish_table() {
     // SAFETY: a barrier has no other effect.
     unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) };
+}
+
+/// Makes a new entry of the TSM's own tables usable.
+pub fn publish_mapping() {
+    // SAFETY: barriers have no other effect.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
 }
 
 /// Makes earlier memory writes visible to a device that is told of them next.

@@ -6,7 +6,8 @@
 
 use core::hint::black_box;
 
-use super::isolation::{BASE, SIZE, isolated};
+use crate::isolation::isolated;
+use crate::layout::{ISOLATED_BASE as BASE, ISOLATED_SIZE as SIZE};
 
 /// The function: x1 says how the work ends. Returns in x1 whether it was abandoned, in x2 how many
 /// words of the stack are not zero, and in x3 how many bytes that were lent to it are not.
