@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "tsm-runtime",
         &["tsm-abi", "tsm-core", "tsm-iommu", "tsm-platform"],
     ),
+    ("qemu-q35", &["tsm-platform", "tsm-runtime"]),
     (
         "qemu-virt",
         &[

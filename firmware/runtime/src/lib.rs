@@ -5,7 +5,8 @@
 //!
 //! A board makes an image of it: a binary that names this crate, and a linker script that places
 //! `.text.entry` first and defines the symbols of `linker/tsm.ld`. Everything that depends on the
-//! machine comes from the monitor's boot manifest.
+//! machine comes from the monitor's boot manifest on Arm; on x86_64 from what the firmware before the
+//! TSM left in memory, and from the [`Board`].
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(
@@ -17,8 +18,13 @@
         reason = "a development machine uses the pure parts only, in tests"
     )
 )]
+#![cfg_attr(
+    all(target_arch = "x86_64", target_os = "none"),
+    allow(dead_code, reason = "parts of this architecture have no user yet")
+)]
 
 mod arch;
+mod board;
 mod carve;
 mod ecam;
 #[cfg(target_os = "none")]
@@ -38,3 +44,5 @@ mod paging;
 mod setup;
 #[cfg(any(test, target_os = "none"))]
 mod syndrome;
+
+pub use board::{Board, File};

@@ -17,6 +17,20 @@ mod trap;
 #[path = "aarch64/vmsa.rs"]
 pub mod vmsa;
 
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod x86_64;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+pub use self::x86_64::*;
+
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/acpi.rs"]
+pub mod acpi;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/long_mode.rs"]
+pub mod long_mode;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/pvh.rs"]
+pub mod pvh;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
 #[path = "x86_64/vcpu/mod.rs"]
 mod vcpu;
