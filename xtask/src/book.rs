@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::board::COMPLETE;
 use crate::command::{quietly, root, target};
 use crate::ring::Outcome;
 
@@ -48,7 +49,7 @@ struct Row {
     /// Tests on the host: `folder/target::name`, or `folder/target::prefix*` for all that begin so.
     #[serde(default)]
     tests: Vec<String>,
-    /// Attacks and checks of the runs on the machine, by name.
+    /// Attacks and checks of the runs on the machine: `name` for every board, `board/name` for one.
     #[serde(default)]
     machine: Vec<String>,
     /// What of it is not covered, and why.
@@ -244,9 +245,13 @@ impl Row {
             test.split_once("::")
                 .is_none_or(|(suite, name)| !shown(&|found| found == suite, name))
         });
-        let machine = self.machine.iter();
-        let machine = machine.filter(|name| !shown(&|found| found.starts_with("machine/"), name));
-        let missing: Vec<String> = host.chain(machine).cloned().collect();
+        let machine = self.machine.iter().flat_map(|name| on_boards(name));
+        let machine = machine.filter(|(board, name)| {
+            let runs = format!("machine/{board}/");
+            !shown(&|found| found.starts_with(&runs), name)
+        });
+        let machine = machine.map(|(board, name)| format!("{board}/{name}"));
+        let missing: Vec<String> = host.cloned().chain(machine).collect();
         if missing.is_empty() && !(self.tests.is_empty() && self.machine.is_empty()) {
             Standing::Passes
         } else {
@@ -306,6 +311,14 @@ impl Row {
     }
 }
 
+/// Returns on which boards an attack or check of this name must have passed, and its name there.
+fn on_boards(name: &str) -> Vec<(&str, &str)> {
+    match name.split_once('/') {
+        Some(one) => vec![one],
+        None => COMPLETE.iter().map(|board| (board.name, name)).collect(),
+    }
+}
+
 /// Names the first few, and says how many more there are.
 fn few(names: &[String]) -> String {
     const FEW: usize = 4;
@@ -344,6 +357,7 @@ fn find(folder: &Path, function: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Book, Row, Standing, read};
+    use crate::board::COMPLETE;
     use crate::ring::Outcome;
 
     fn row(tests: &[&str], machine: &[&str]) -> Row {
@@ -369,19 +383,50 @@ mod tests {
 
     #[test]
     fn a_row_stands_only_if_every_test_of_it_ran_and_passed() {
-        let outcomes = [
-            outcome("a/b", "good", true),
-            outcome("a/b", "bad", false),
-            outcome("machine/flow", "attack", true),
-        ];
+        let flows = COMPLETE.iter().map(|board| {
+            let suite = format!("machine/{}/flow", board.name);
+            outcome(&suite, "attack", true)
+        });
+        let mut outcomes = vec![outcome("a/b", "good", true), outcome("a/b", "bad", false)];
+        outcomes.extend(flows);
         let standing = |tests: &[&str], machine: &[&str]| row(tests, machine).standing(&outcomes);
         assert_eq!(standing(&["a/b::good"], &["attack"]), Standing::Passes);
         let open = |name: &str| Standing::Open(vec![name.into()]);
         assert_eq!(standing(&["a/b::good", "a/b::bad"], &[]), open("a/b::bad"));
         assert_eq!(standing(&["a/b::absent"], &[]), open("a/b::absent"));
         assert_eq!(standing(&["a/c::good"], &[]), open("a/c::good"));
-        assert_eq!(standing(&[], &["good"]), open("good"));
+        let on_all = |name: &str| {
+            let boards = COMPLETE
+                .iter()
+                .map(|board| format!("{}/{name}", board.name));
+            Standing::Open(boards.collect())
+        };
+        assert_eq!(standing(&[], &["good"]), on_all("good"));
         assert_eq!(standing(&[], &[]), Standing::Open(Vec::new()));
+    }
+
+    #[test]
+    fn a_name_without_a_board_needs_every_board() {
+        let [first, more @ ..] = COMPLETE else {
+            panic!("no board");
+        };
+        let suite = format!("machine/{}/flow", first.name);
+        let outcomes = [outcome(&suite, "attack", true)];
+        let standing = |name: &str| row(&[], &[name]).standing(&outcomes);
+        let missing: Vec<String> = more
+            .iter()
+            .map(|board| format!("{}/attack", board.name))
+            .collect();
+        match missing.is_empty() {
+            true => assert_eq!(standing("attack"), Standing::Passes),
+            false => assert_eq!(standing("attack"), Standing::Open(missing)),
+        }
+        let named = format!("{}/attack", first.name);
+        assert_eq!(standing(&named), Standing::Passes);
+        assert_eq!(
+            standing("other/attack"),
+            Standing::Open(vec!["other/attack".into()])
+        );
     }
 
     #[test]

@@ -11,9 +11,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, anyhow, bail};
 use tsm_evidence::{Evidence, Finding, Policy, judge};
 
-use crate::EvidenceArguments;
-use crate::command::target;
 use crate::report::{Line, Report};
+use crate::{EvidenceArguments, machine};
 
 /// What a host tells of a device's evidence; each is a file of this name.
 const OBJECTS: [&str; 7] = [
@@ -66,7 +65,7 @@ pub fn keep(report: &Report, folder: &Path, root: &Path) -> Result<()> {
 ///
 /// If anything does not hold, or there is no evidence.
 pub fn run(arguments: &EvidenceArguments) -> Result<()> {
-    let last = || target().join("machine/run/evidence");
+    let last = || machine::place(arguments.board, "run").join("evidence");
     let folder = arguments.folder.clone().unwrap_or_else(last);
     let expected = arguments.expect.iter().map(|text| expected(text));
     let expected = expected.collect::<Result<Vec<_>>>()?;

@@ -1,104 +1,23 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Building the images that the machine boots, and the device process.
+//! Building the images that the machines boot, and the device process.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::board::{Board, Load};
 use crate::command::{cargo, loudly, quietly, target};
-use crate::toolchain::{AARCH64, prepare, tool};
+use crate::toolchain::{prepare, tool};
 
-/// One bare-metal image.
-pub struct Image {
-    /// Name of the binary.
-    pub name: &'static str,
-    /// Package that builds it.
-    package: &'static str,
-    /// Where QEMU loads it; `None` for what is run from flash.
-    pub address: Option<u64>,
-}
-
-/// The images of `qemu-virt`, in the order in which they run.
-pub const IMAGES: &[Image] = &[
-    Image {
-        name: "monitor",
-        package: "qemu-virt",
-        address: None,
-    },
-    Image {
-        name: "tsm",
-        package: "qemu-virt",
-        address: Some(0x7f00_0000),
-    },
-    Image {
-        name: "host-payload",
-        package: "host-payload",
-        address: Some(0x4800_0000),
-    },
-    Image {
-        name: "guest-payload",
-        package: "guest-payload",
-        address: Some(0x4c00_0000),
-    },
-];
-
-impl Image {
-    /// Returns the path of the linked image with its symbols.
-    pub fn elf(&self) -> PathBuf {
-        target().join(AARCH64).join("release").join(self.name)
-    }
-
-    /// Returns the path of the bytes that are loaded.
-    pub fn binary(&self) -> PathBuf {
-        target()
-            .join("images")
-            .join(self.name)
-            .with_extension("bin")
-    }
-}
-
-/// Builds the TSM that fails on request, for tests; returns the bytes that are loaded.
-pub fn build_failing() -> Result<PathBuf> {
+/// Builds all images of `boards` and the device process; returns the path of the device process.
+pub fn build_all(boards: &[&Board]) -> Result<PathBuf> {
     prepare()?;
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--target", AARCH64]);
-    build.args(["-p", "qemu-virt", "--bin", "tsm"]);
-    build.args(["--features", "isolation-tests"]);
-    // Apart from the images that are run and analyzed otherwise.
-    let place = target().join("failing");
-    loudly(build.arg("--target-dir").arg(&place)).context("the image for tests does not build")?;
-    let binary = place.join("tsm.bin");
-    quietly(
-        Command::new(tool("llvm-objcopy")?)
-            .args(["-O", "binary"])
-            .arg(place.join(AARCH64).join("release/tsm"))
-            .arg(&binary),
-    )?;
-    Ok(binary)
-}
-
-/// Builds all images and the device process; returns the path of the device process.
-pub fn build_all() -> Result<PathBuf> {
-    prepare()?;
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--target", AARCH64]);
-    for image in IMAGES {
-        build.args(["-p", image.package, "--bin", image.name]);
-    }
-    loudly(&mut build).context("the images do not build")?;
-    let objcopy = tool("llvm-objcopy")?;
-    fs::create_dir_all(target().join("images"))?;
-    for image in IMAGES {
-        quietly(
-            Command::new(&objcopy)
-                .args(["-O", "binary"])
-                .arg(image.elf())
-                .arg(image.binary()),
-        )?;
+    for board in boards {
+        build_images(board)?;
     }
     loudly(cargo().args([
         "build",
@@ -110,4 +29,48 @@ pub fn build_all() -> Result<PathBuf> {
     ]))
     .context("the device process does not build")?;
     Ok(target().join("debug/portcullis-dsm"))
+}
+
+fn build_images(board: &Board) -> Result<()> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", board.triple]);
+    for image in board.images {
+        build.args(["-p", image.package, "--bin", image.name]);
+    }
+    loudly(&mut build).with_context(|| format!("the images of {} do not build", board.name))?;
+    fs::create_dir_all(board.folder())?;
+    for image in board.images {
+        if !matches!(image.load, Load::Kernel) {
+            flatten(&board.elf(image), &board.binary(image))?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the TSM that fails on request, for tests; returns the file that is loaded.
+pub fn build_failing(board: &Board) -> Result<PathBuf> {
+    prepare()?;
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--target", board.triple]);
+    build.args(["-p", board.name, "--bin", "tsm"]);
+    build.args(["--features", "isolation-tests"]);
+    // Apart from the images that are run and analyzed otherwise.
+    let place = target().join("failing");
+    loudly(build.arg("--target-dir").arg(&place)).context("the image for tests does not build")?;
+    let linked = place.join(board.triple).join("release/tsm");
+    if board
+        .image("tsm")
+        .is_some_and(|tsm| matches!(tsm.load, Load::Kernel))
+    {
+        return Ok(linked);
+    }
+    let binary = linked.with_extension("bin");
+    flatten(&linked, &binary)?;
+    Ok(binary)
+}
+
+/// Writes the bytes of a linked image as they lie in memory.
+fn flatten(linked: &Path, binary: &Path) -> Result<()> {
+    let mut objcopy = Command::new(tool("llvm-objcopy")?);
+    quietly(objcopy.args(["-O", "binary"]).arg(linked).arg(binary)).map(|_| ())
 }

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha384};
 
+use crate::board::{Board, Load};
 use crate::command::{Owned, target};
-use crate::images::{IMAGES, build_all};
+use crate::images::build_all;
 use crate::logs;
 use crate::qemu::{self, Qemu};
 use crate::report::{Line, Report};
@@ -36,8 +37,6 @@ const KNOWN_BYTES: usize = 4096;
 const WRITE_BLOCK: usize = 16;
 /// Name of the device that has a security manager, in QEMU's object tree.
 const DEVICE: &str = "nvme0";
-/// The word that tells the host payload what to do.
-const MODE_ADDRESS: u64 = 0x4e00_1000;
 
 /// What the host payload does.
 #[derive(Clone, Copy, PartialEq)]
@@ -78,8 +77,9 @@ pub struct Plan<'a> {
 ///
 /// If anything is not as it must be.
 pub fn run(arguments: &RunArguments) -> Result<()> {
-    let device = build_all()?;
-    let qemu = qemu::find(arguments.qemu.qemu.as_deref())?;
+    let board = arguments.board;
+    let device = build_all(&[board])?;
+    let qemu = qemu::find(board, arguments.qemu.qemu.as_deref())?;
     println!("{}", qemu.describe());
     let start = Instant::now();
     let mut show = |raw: &str, line: Option<&Line>| match line {
@@ -101,10 +101,10 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         cpus: 2,
         show: &mut show,
     };
-    let (report, port) = boot(&qemu, &device, "run", plan)?;
+    let (report, port) = boot(board, &qemu, &device, "run", plan)?;
     if arguments.verbose {
         println!("firmware logs:");
-        for line in logs::decode(&port)? {
+        for line in logs::decode(board, &port)? {
             println!("      {line}");
         }
     }
@@ -124,9 +124,20 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     Ok(())
 }
 
+/// Returns the folder of what a run of `board` leaves.
+pub fn place(board: &Board, name: &str) -> PathBuf {
+    target().join("machine").join(board.name).join(name)
+}
+
 /// Boots the machine once; returns what the host told and the bytes of the firmware's log port.
-pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(Report, Vec<u8>)> {
-    let place = target().join("machine").join(name);
+pub fn boot(
+    board: &Board,
+    qemu: &Qemu,
+    device: &Path,
+    name: &str,
+    plan: Plan<'_>,
+) -> Result<(Report, Vec<u8>)> {
+    let place = place(board, name);
     // What an earlier run left would be taken for this one's.
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place)?;
@@ -140,9 +151,9 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     };
     files.write_policy()?;
     let mut command = qemu.command();
-    command_line(&mut command, &files, &endpoint, &plan)?;
+    command_line(&mut command, board, &files, &endpoint, &plan)?;
     if plan.gdb {
-        print_attach_line();
+        print_attach_line(board);
     }
     let mut child = command
         .stdin(Stdio::null())
@@ -171,7 +182,7 @@ pub fn boot(qemu: &Qemu, device: &Path, name: &str, plan: Plan<'_>) -> Result<(R
     drop(process);
     let _ = reader.join();
     let port = fs::read(&files.port).unwrap_or_default();
-    let told = files.search(&place, &report, &port, &plan)?;
+    let told = files.search(board, &place, &report, &port, &plan)?;
     (plan.show)(&told, Line::parse(&told).as_ref());
     report.insert_check(Line::parse(&told));
     Ok((report, port))
@@ -308,6 +319,7 @@ impl Files {
     /// Searches what the run left for secrets; returns the line of a check.
     fn search(
         &self,
+        board: &Board,
         place: &Path,
         report: &Report,
         port: &[u8],
@@ -315,13 +327,7 @@ impl Files {
     ) -> Result<String> {
         let mut logs = secrets::logs_in(place)?;
         logs.push(("report".into(), serde_json::to_vec(report)?));
-        logs.push((
-            "firmware log, decoded".into(),
-            logs::decode(port)?.join("\n").into_bytes(),
-        ));
-        for (tag, bytes) in logs::split(port) {
-            logs.push((format!("firmware log, frames {tag:#x}"), bytes));
-        }
+        logs.extend(logs::forms(board, port)?);
         // Another process's device keeps its secrets to itself.
         let mut secrets = match plan.responder.dsm {
             Some(_) => Vec::new(),
@@ -406,6 +412,7 @@ fn start_device(program: &Path, files: &Files, plan: &Plan<'_>) -> Result<(Owned
 
 fn command_line(
     command: &mut Command,
+    board: &Board,
     files: &Files,
     endpoint: &str,
     plan: &Plan<'_>,
@@ -414,32 +421,48 @@ fn command_line(
         Some(("127.0.0.1" | "localhost", port)) => port.parse::<u16>().context("a bad port")?,
         _ => bail!("QEMU connects to a responder on this machine only: use 127.0.0.1:PORT"),
     };
-    command.args([
-        "-M",
-        "virt,secure=on,virtualization=on,gic-version=3,iommu=smmuv3,its=on",
-    ]);
-    command.args(["-cpu", "max,x-rme=on,sme=off,pauth-impdef=on", "-m", "1G"]);
-    command.args(["-smp", &plan.cpus.to_string()]);
+    hardware(command, board, plan.cpus, &files.port);
     if plan.mode == Mode::Bench {
         // One virtual nanosecond an instruction, and a 1 GHz counter: one tick is one instruction.
         command.args(["-icount", "shift=0"]);
     }
-    command.args(["-display", "none", "-monitor", "none", "-net", "none"]);
-    command.args(["-serial", "stdio", "-serial"]);
-    command.arg(format!("file:{}", files.port.display()));
-    for image in IMAGES {
+    for image in board.images {
         let other = plan.tsm.filter(|_| image.name == "tsm");
-        let binary = other.map_or_else(|| image.binary(), Path::to_path_buf);
-        match image.address {
-            None => command.arg("-bios").arg(binary),
-            Some(address) => loader(command, &binary, address),
-        };
+        let binary = other.map_or_else(|| board.binary(image), Path::to_path_buf);
+        load(command, &image.load, &binary);
     }
-    loader(command, &files.policy, 0x4e00_0000);
+    load(command, &Load::Memory(board.policy), &files.policy);
     command.arg("-device").arg(format!(
-        "loader,addr={MODE_ADDRESS:#x},data={},data-len=4",
-        plan.mode as u32
+        "loader,addr={:#x},data={},data-len=4",
+        board.mode, plan.mode as u32
     ));
+    devices(command, files, port);
+    command.arg("-qmp");
+    command.arg(format!(
+        "unix:{},server=on,wait=off",
+        files.monitor_socket.display()
+    ));
+    if plan.gdb {
+        command.args(["-S", "-gdb", "tcp:127.0.0.1:1234"]);
+    }
+    Ok(())
+}
+
+/// Names the machine itself: the host's console is standard output, the firmware's log is `log`.
+pub fn hardware(command: &mut Command, board: &Board, cpus: u32, log: &Path) {
+    command.args(board.machine).args(["-m", "1G"]);
+    command.args(["-smp", &cpus.to_string()]);
+    command.args(["-display", "none", "-monitor", "none", "-net", "none"]);
+    command.args(["-serial", "stdio"]).args(board.log_port);
+    command.arg(format!("file:{}", log.display()));
+    for device in board.devices {
+        command.args(["-device", device]);
+    }
+}
+
+/// Adds the same devices to any machine: key configuration unit, a root port with the device that
+/// has a security manager below it, and a device without one.
+fn devices(command: &mut Command, files: &Files, port: u16) {
     command.arg("-object").arg(format!(
         "memory-backend-file,id=kcu,share=on,size=1M,mem-path={}",
         files.keys.display()
@@ -461,28 +484,28 @@ fn command_line(
         "nvme,id={DEVICE},drive=nv,serial=portcullis,bus=rp0,spdm_port={port}"
     ));
     command.args(["-device", "nvme,drive=nv2,serial=plain,bus=pcie.0,addr=3.0"]);
-    command.arg("-qmp");
-    command.arg(format!(
-        "unix:{},server=on,wait=off",
-        files.monitor_socket.display()
-    ));
-    if plan.gdb {
-        command.args(["-S", "-gdb", "tcp:127.0.0.1:1234"]);
-    }
-    Ok(())
 }
 
-fn loader<'a>(command: &'a mut Command, file: &Path, address: u64) -> &'a mut Command {
-    command.arg("-device").arg(format!(
-        "loader,file={},addr={address:#x},force-raw=on",
-        file.display()
-    ))
+/// Puts a file into the machine.
+pub fn load(command: &mut Command, how: &Load, file: &Path) {
+    let file = file.display();
+    match how {
+        Load::Flash => command.args(["-bios", &file.to_string()]),
+        Load::Kernel => command.args(["-kernel", &file.to_string()]),
+        Load::Memory(address) => command
+            .arg("-device")
+            .arg(format!("loader,file={file},addr={address:#x},force-raw=on")),
+        Load::File(name) => command
+            .arg("-fw_cfg")
+            .arg(format!("name={name},file={file}")),
+    };
 }
 
-fn print_attach_line() {
+fn print_attach_line(board: &Board) {
     let mut line = String::from("gdb-multiarch -ex 'target remote 127.0.0.1:1234'");
-    for image in IMAGES {
-        line.push_str(&format!(" -ex 'add-symbol-file {}'", image.elf().display()));
+    for image in board.images {
+        let linked = board.elf(image);
+        line.push_str(&format!(" -ex 'add-symbol-file {}'", linked.display()));
     }
     println!("waiting for a debugger at reset; attach with\n  {line}");
 }

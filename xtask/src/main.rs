@@ -3,9 +3,10 @@
 
 //! Builds, runs, tests and measures Portcullis.
 //!
-//! Every command does the set-up that it needs: Rust targets, a QEMU that can emulate FEAT_RME and
-//! a DOE mailbox, images, disks and the device process.
+//! Every command does the set-up that it needs: Rust targets, a QEMU that can emulate the board
+//! and a DOE mailbox, images, disks and the device process.
 
+mod board;
 mod book;
 mod checkers;
 mod code;
@@ -36,6 +37,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::board::{BOARDS, Board, Choice};
+
 /// Builds, runs, tests and measures Portcullis.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version)]
@@ -49,7 +52,7 @@ enum Action {
     /// Adds what is missing: Rust targets, LLVM tools, QEMU.
     Setup(QemuArguments),
     /// Builds every image and the device process.
-    Build,
+    Build(Choice),
     /// Boots the machine and runs the whole flow, from power-on to the device given back.
     Run(RunArguments),
     /// Runs every test ring and closes with one summary line.
@@ -80,26 +83,38 @@ enum Action {
         name: Option<String>,
     },
     /// Counts the calls that panic and can be reached in the firmware's images.
-    Panics,
+    Panics(Choice),
     /// Prints how deep each stack of the firmware's images can get.
-    Stacks,
+    Stacks(Choice),
     /// Prints the sections of each image against their budget.
-    Sizes,
+    Sizes(Choice),
     /// Counts the instructions of each call, with the reference and the goal beside.
-    Bench(QemuArguments),
+    Bench(BenchArguments),
 }
 
 /// Which QEMU to use.
 #[derive(Args, Clone, Default)]
 pub struct QemuArguments {
-    /// The qemu-system-aarch64 to use instead of the one that is found or fetched.
+    /// The program, or the folder of the programs, to use instead of what is found or fetched.
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
 }
 
+/// What to measure.
+#[derive(Args, Clone)]
+pub struct BenchArguments {
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    qemu: QemuArguments,
+}
+
 /// How to run the machine.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone)]
 pub struct RunArguments {
+    /// The board: qemu-virt or qemu-q35.
+    #[arg(long, default_value = "qemu-virt", value_parser = board::named)]
+    board: &'static Board,
     #[command(flatten)]
     qemu: QemuArguments,
     /// Writes the steps, attacks, checks and the verdict as JSON.
@@ -131,8 +146,11 @@ pub struct FuzzArguments {
 }
 
 /// What to judge, and by what.
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone)]
 pub struct EvidenceArguments {
+    /// The board whose last run is judged if no folder is named.
+    #[arg(long, default_value = "qemu-virt", value_parser = board::named)]
+    board: &'static Board,
     /// The folder that a run left; without it, that of the last `cargo xtask run`.
     folder: Option<PathBuf>,
     /// The root certificate (DER) that is trusted; without it, the one in the folder.
@@ -173,6 +191,8 @@ pub struct Responder {
 #[derive(Args, Clone, Default)]
 pub struct TestArguments {
     #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
     qemu: QemuArguments,
     /// Leaves out the rings that boot QEMU.
     #[arg(long)]
@@ -196,11 +216,13 @@ fn act(action: Action) -> Result<()> {
     match action {
         Action::Setup(arguments) => {
             toolchain::prepare()?;
-            let qemu = qemu::find(arguments.qemu.as_deref())?;
-            println!("{}", qemu.describe());
+            for board in BOARDS {
+                let qemu = qemu::find(board, arguments.qemu.as_deref())?;
+                println!("{}", qemu.describe());
+            }
             Ok(())
         }
-        Action::Build => images::build_all().map(|_| ()),
+        Action::Build(choice) => images::build_all(&choice.boards()).map(|_| ()),
         Action::Run(arguments) => machine::run(&arguments),
         Action::Test(arguments) => suite::run(&arguments),
         Action::Fuzz(arguments) => fuzz::run(&arguments),
@@ -211,9 +233,9 @@ fn act(action: Action) -> Result<()> {
         Action::Abi { check } => documents::abi(check),
         Action::Loom => checkers::judge(&checkers::loom()?),
         Action::Mutations { name } => mutations::check(name.as_deref()),
-        Action::Panics => panics::check(),
-        Action::Stacks => stacks::check(),
-        Action::Sizes => sizes::print(),
+        Action::Panics(choice) => panics::check(&choice.boards()),
+        Action::Stacks(choice) => stacks::check(&choice.boards()),
+        Action::Sizes(choice) => sizes::print(&choice.boards()),
         Action::Bench(arguments) => measure::run(&arguments),
     }
 }

@@ -4,13 +4,16 @@
 //! Instruction counts. One tick of the counter is one instruction under `-icount shift=0`, so the
 //! numbers are exact and repeatable; they are not cycles.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
+use crate::board::Board;
 use crate::images::build_all;
 use crate::machine::{Mode, Plan, boot};
-use crate::qemu;
+use crate::qemu::{self, Qemu};
 use crate::report::Line;
-use crate::{QemuArguments, Responder};
+use crate::{BenchArguments, Responder};
 
 /// Name of the row as the host payload prints it, what the public reference firmware takes, and
 /// what we aim at, in instructions from the call to the last return. Zero: not known.
@@ -44,15 +47,23 @@ const ROWS: &[(&str, u64, u64)] = &[
     ("unlock", 0, 0),
 ];
 
-/// Runs the benchmark payload and prints the table.
+/// Runs the benchmark payload on each board and prints a table.
 ///
 /// # Errors
 ///
-/// If the run breaks, or tells a row that the table does not know.
-pub fn run(arguments: &QemuArguments) -> Result<()> {
-    let device = build_all()?;
-    let qemu = qemu::find(arguments.qemu.as_deref())?;
-    println!("{}", qemu.describe());
+/// If a run breaks, or tells a row that the table does not know.
+pub fn run(arguments: &BenchArguments) -> Result<()> {
+    let boards = arguments.choice.boards();
+    let device = build_all(&boards)?;
+    for board in boards {
+        let qemu = qemu::find(board, arguments.qemu.qemu.as_deref())?;
+        println!("{}: {}", board.name, qemu.describe());
+        one(board, &qemu, &device)?;
+    }
+    Ok(())
+}
+
+fn one(board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
     let mut silent = |_: &str, _: Option<&Line>| {};
     let plan = Plan {
         mode: Mode::Bench,
@@ -63,7 +74,7 @@ pub fn run(arguments: &QemuArguments) -> Result<()> {
         cpus: 1,
         show: &mut silent,
     };
-    let (report, _) = boot(&qemu, &device, "bench", plan)?;
+    let (report, _) = boot(board, qemu, device, "bench", plan)?;
     println!(
         "{:<30} {:>12} {:>12} {:>12}",
         "instructions", "reference", "goal", "counted"

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use addr2line::Loader;
 use anyhow::{Result, anyhow, bail};
 
+use crate::board::Board;
 use crate::code::{Code, Firmware};
 use crate::command::root;
 use crate::images::build_all;
@@ -42,9 +43,9 @@ struct Site {
 /// # Errors
 ///
 /// If a crate has more calls that panic than `image-rules.toml` allows.
-pub fn check() -> Result<()> {
-    build_all()?;
-    report()
+pub fn check(boards: &[&'static Board]) -> Result<()> {
+    build_all(boards)?;
+    report(boards)
 }
 
 /// Does the same with the images that were built.
@@ -52,13 +53,13 @@ pub fn check() -> Result<()> {
 /// # Errors
 ///
 /// As [`check`].
-pub fn report() -> Result<()> {
+pub fn report(boards: &[&'static Board]) -> Result<()> {
     let mut breaches = Vec::new();
     println!(
-        "{:<9} {:<28} {:>9} {:>9} {:>9}",
+        "{:<18} {:<28} {:>9} {:>9} {:>9}",
         "image", "crate", "isolated", "elsewhere", "allowed"
     );
-    for firmware in Firmware::all()? {
+    for firmware in Firmware::all(boards)? {
         let graph = firmware.graph();
         let elsewhere = graph.reach(&firmware.find(&firmware.rules.entries)?);
         let isolated = graph.reach(&firmware.find(&firmware.rules.isolated)?);
@@ -81,14 +82,14 @@ pub fn report() -> Result<()> {
             let rule = firmware.rules.panics.get(owner);
             let allowed = rule.map_or(0, |rule| rule.sites);
             println!(
-                "{:<9} {owner:<28} {apart:>9} {other:>9} {allowed:>9}",
-                firmware.image.name
+                "{:<18} {owner:<28} {apart:>9} {other:>9} {allowed:>9}",
+                firmware.name
             );
             let counted = if *foreign { *other } else { apart + other };
             if counted > allowed {
                 breaches.push(format!(
                     "{}: {owner} has {counted} calls that panic, {allowed} are allowed",
-                    firmware.image.name
+                    firmware.name
                 ));
             }
         }
@@ -96,7 +97,7 @@ pub fn report() -> Result<()> {
             if rule.reason.is_empty() || !counts.keys().any(|key| key.1 == *owner) {
                 breaches.push(format!(
                     "{}: the rule for {owner} has no reason or no use",
-                    firmware.image.name
+                    firmware.name
                 ));
             }
         }
@@ -105,8 +106,8 @@ pub fn report() -> Result<()> {
             .filter(|(key, _)| !key.0)
             .fold([0, 0], |sum, (_, [a, b])| [sum[0] + a, sum[1] + b]);
         println!(
-            "{:<9} {:<28} {apart:>9} {other:>9}",
-            firmware.image.name, "(ours together)"
+            "{:<18} {:<28} {apart:>9} {other:>9}",
+            firmware.name, "(ours together)"
         );
         for line in listed {
             println!("{line}");
@@ -121,10 +122,10 @@ pub fn report() -> Result<()> {
 /// Finds every call that panics, reachable or not.
 fn sites(firmware: &Firmware) -> Result<Vec<Site>> {
     let code = &firmware.code;
-    let loader = Loader::new(firmware.image.elf()).map_err(|error| anyhow!("{error}"))?;
+    let loader = Loader::new(&firmware.elf).map_err(|error| anyhow!("{error}"))?;
     let mut panicking: BTreeSet<usize> = code.named(HANDLER).into_iter().collect();
     if panicking.is_empty() {
-        bail!("{} has no panic handler", firmware.image.name);
+        bail!("{} has no panic handler", firmware.name);
     }
     // A function of the standard library that panics is as good as the panic: whoever called it is to
     // blame. What it calls may have to be known first, hence the rounds.

@@ -1,7 +1,7 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Finding a QEMU that can do FEAT_RME and an NVMe DOE mailbox, or fetching one.
+//! Finding a QEMU that can emulate a board and an NVMe DOE mailbox, or fetching one.
 //!
 //! A distribution's stable QEMU may be too old. Its own package client then gets a newer one, from
 //! the suites next to those already configured, and it is unpacked into the build directory without
@@ -15,10 +15,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::board::Board;
 use crate::command::{quietly, target};
 
 /// The oldest major version that has `spdm_port`.
 const OLDEST: u32 = 10;
+/// Packages that have the programs of all boards.
+const PACKAGES: [&str; 2] = ["qemu-system-arm", "qemu-system-x86"];
 
 /// A QEMU and the words that start it.
 pub struct Qemu {
@@ -40,30 +43,35 @@ impl Qemu {
     }
 }
 
-/// Returns a QEMU that has what the machine needs.
+/// Returns a QEMU that has what `board` needs. A `wanted` folder is where its program is.
 ///
 /// # Errors
 ///
 /// If `wanted` is given and does not have it, or if none is found and none can be fetched.
-pub fn find(wanted: Option<&Path>) -> Result<Qemu> {
+pub fn find(board: &Board, wanted: Option<&Path>) -> Result<Qemu> {
     if let Some(path) = wanted {
-        return examine(vec![path.display().to_string()])
-            .with_context(|| format!("{} cannot run the machine", path.display()));
+        let program = match path.is_dir() {
+            true => path.join(board.program),
+            false => path.to_path_buf(),
+        };
+        return examine(board, vec![program.display().to_string()])
+            .with_context(|| format!("{} cannot run {}", program.display(), board.name));
     }
-    if let Ok(qemu) = examine(vec!["qemu-system-aarch64".into()]) {
+    if let Ok(qemu) = examine(board, vec![board.program.into()]) {
         return Ok(qemu);
     }
     let place = target().join("qemu");
-    if let Ok(qemu) = examine(private_words(&place)) {
+    let private = || examine(board, private_words(&place, board.program));
+    if let Ok(qemu) = private() {
         return Ok(qemu);
     }
     println!("fetching QEMU >= {OLDEST}.0 by the distribution's package client (once)");
     fetch(&place)?;
-    examine(private_words(&place)).context("the QEMU that was fetched cannot run the machine")
+    private().with_context(|| format!("the QEMU that was fetched cannot run {}", board.name))
 }
 
-/// Checks that the program starts, is new enough and has both experimental features.
-fn examine(words: Vec<String>) -> Result<Qemu> {
+/// Checks that the program starts, is new enough and can emulate the board and the mailbox.
+fn examine(board: &Board, words: Vec<String>) -> Result<Qemu> {
     let mut qemu = Qemu {
         words,
         version: String::new(),
@@ -83,12 +91,7 @@ fn examine(words: Vec<String>) -> Result<Qemu> {
         bail!("{line} has no NVMe DOE mailbox (spdm_port)");
     }
     let mut machine = qemu.command();
-    machine.args([
-        "-M",
-        "virt,secure=on,virtualization=on",
-        "-cpu",
-        "max,x-rme=on",
-    ]);
+    machine.args(board.machine);
     machine.args(["-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]);
     let mut child = machine
         .stdin(Stdio::piped())
@@ -96,18 +99,18 @@ fn examine(words: Vec<String>) -> Result<Qemu> {
         .stderr(Stdio::null())
         .spawn()?;
     if let Some(mut input) = child.stdin.take() {
-        // A QEMU that refuses the CPU has closed the pipe already; its status tells.
+        // A QEMU that refuses the machine has closed the pipe already; its status tells.
         let _ = input.write_all(b"quit\n");
     }
     if !child.wait()?.success() {
-        bail!("{line} has no FEAT_RME (x-rme)");
+        bail!("{line} has no {}", board.needs);
     }
     qemu.version = line.to_owned();
     Ok(qemu)
 }
 
 /// Returns the words that start a QEMU unpacked below `place` with its own libraries.
-fn private_words(place: &Path) -> Vec<String> {
+fn private_words(place: &Path, program: &str) -> Vec<String> {
     let root = place.join("root");
     let at = |path: &str| root.join(path).display().to_string();
     let loader = [
@@ -126,7 +129,7 @@ fn private_words(place: &Path) -> Vec<String> {
             at("usr/lib/x86_64-linux-gnu"),
             at("lib/x86_64-linux-gnu")
         ),
-        at("usr/bin/qemu-system-aarch64"),
+        at(&format!("usr/bin/{program}")),
     ];
     // All three, or QEMU would read firmware of another version from the host.
     for path in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
@@ -169,11 +172,15 @@ fn fetch(place: &Path) -> Result<()> {
         command
     };
     quietly(apt(None).arg("update"))?;
-    let install = ["--download-only", "install", "qemu-system-arm"];
+    let install = ["--download-only", "install"];
     let backports = format!("{codename}-backports");
-    quietly(apt(Some(&backports)).args(install))
-        .or_else(|_| quietly(apt(None).args(install)))
-        .context("no package qemu-system-arm: install QEMU >= 10.0 and pass --qemu PATH")?;
+    let from = |suite| quietly(apt(suite).args(install).args(PACKAGES));
+    from(Some(&backports))
+        .or_else(|_| from(None))
+        .with_context(|| {
+            let names = PACKAGES.join(" and ");
+            format!("no packages {names}: install QEMU >= 10.0 and pass --qemu PATH")
+        })?;
     let root = place.join("root");
     for entry in fs::read_dir(&archives)? {
         let path = entry?.path();

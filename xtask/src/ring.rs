@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::cargo;
 
-/// Packages whose images exist only for the bare target.
-pub const BARE: &[&str] = &["qemu-virt", "host-payload", "guest-payload"];
+/// Packages whose images exist only for bare targets.
+pub const BARE: &[&str] = &["qemu-virt", "qemu-q35", "host-payload", "guest-payload"];
 
 /// What came of one test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

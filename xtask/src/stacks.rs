@@ -6,6 +6,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::board::Board;
 use crate::code::{Depth, Firmware};
 use crate::images::build_all;
 
@@ -15,9 +16,9 @@ use crate::images::build_all;
 ///
 /// If a stack can get deeper than it is, a function can come to call itself, or a call through a
 /// register is not explained.
-pub fn check() -> Result<()> {
-    build_all()?;
-    report(true)
+pub fn check(boards: &[&'static Board]) -> Result<()> {
+    build_all(boards)?;
+    report(boards, true)
 }
 
 /// Does the same with the images that were built; `ways` prints the deepest way of each.
@@ -25,13 +26,13 @@ pub fn check() -> Result<()> {
 /// # Errors
 ///
 /// As [`check`].
-pub fn report(ways: bool) -> Result<()> {
+pub fn report(boards: &[&'static Board], ways: bool) -> Result<()> {
     println!(
-        "{:<9} {:<24} {:>9} {:>9}",
+        "{:<18} {:<24} {:>9} {:>9}",
         "image", "stack", "deepest", "has"
     );
     let mut over = Vec::new();
-    for firmware in Firmware::all()? {
+    for firmware in Firmware::all(boards)? {
         let graph = firmware.graph();
         for stack in &firmware.rules.stacks {
             let deepest = |parts: &[String]| -> Result<Depth> {
@@ -49,8 +50,8 @@ pub fn report(ways: bool) -> Result<()> {
             let above = deepest(&stack.above)?;
             let bytes = below.bytes + above.bytes;
             println!(
-                "{:<9} {:<24} {bytes:>9} {:>9}",
-                firmware.image.name, stack.name, stack.bytes
+                "{:<18} {:<24} {bytes:>9} {:>9}",
+                firmware.name, stack.name, stack.bytes
             );
             if ways {
                 for index in below.path.iter().chain(&above.path) {
@@ -59,7 +60,7 @@ pub fn report(ways: bool) -> Result<()> {
                 }
             }
             if bytes > stack.bytes {
-                over.push(format!("{}: {}", firmware.image.name, stack.name));
+                over.push(format!("{}: {}", firmware.name, stack.name));
             }
         }
     }

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::command::{cargo, quietly, root, target};
+use crate::board::{Board, COMPLETE};
+use crate::command::{cargo, quietly, root};
 use crate::images::{build_all, build_failing};
-use crate::machine::{Mode, Plan, boot};
+use crate::machine::{self, Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
 use crate::report::Line;
 use crate::ring::{self, BARE, Outcome};
@@ -73,13 +74,14 @@ impl Tally {
 pub fn run(arguments: &TestArguments) -> Result<()> {
     let start = Instant::now();
     toolchain::prepare()?;
+    let boards = arguments.choice.boards();
     let mut tally = Tally::default();
     if arguments.only_qemu {
         println!("-- the rings that do not boot QEMU are left out");
     } else {
         toolchain::prepare_checks()?;
         println!("-- rules");
-        rules(&mut tally);
+        rules(&mut tally, &boards);
         println!("-- unit, fake platform and protocol tests");
         match ring::run() {
             Ok(outcomes) => tally.add(outcomes),
@@ -99,28 +101,16 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
     if arguments.no_qemu {
         println!("-- the rings that boot QEMU are left out");
     } else {
-        let qemu = qemu::find(arguments.qemu.qemu.as_deref())?;
-        println!("-- on the machine ({})", qemu.describe());
-        let device = build_all()?;
-        tally.check("calls that panic in the images", panics::report());
-        tally.check("stacks of the images", stacks::report(false));
-        let failing = build_failing()?;
-        for (name, mode, tsm) in [
-            ("on-target tests", Mode::Test, None),
-            ("cryptography that fails", Mode::Failing, Some(&*failing)),
-            ("the whole flow", Mode::Flow, None),
-            ("a device that misbehaves", Mode::Faults, None),
-        ] {
-            machine_tests(&mut tally, &qemu, &device, name, (mode, tsm))?;
+        let device = build_all(&boards)?;
+        for board in &boards {
+            let qemu = qemu::find(board, arguments.qemu.qemu.as_deref())?;
+            println!("-- on {} ({})", board.name, qemu.describe());
+            tally.check("calls that panic in the images", panics::report(&[*board]));
+            tally.check("stacks of the images", stacks::report(&[*board], false));
+            on_board(&mut tally, board, &qemu, &device)?;
         }
-        let kept = target().join(format!("machine/test-{}/evidence", Mode::Flow as u32));
-        let held = evidence::look(&kept, None, Vec::new()).and_then(|finding| {
-            let troubled = finding.checks.iter().find(|check| check.trouble.is_some());
-            troubled.map_or(Ok(()), |check| bail!("{check:?}"))
-        });
-        tally.check("the evidence that the host kept holds", held);
     }
-    if !arguments.only_qemu && !arguments.no_qemu {
+    if !arguments.only_qemu && !arguments.no_qemu && boards.len() == COMPLETE.len() {
         println!("-- the scenario book");
         book::keep(tally.outcomes.clone())?;
         let checked = book::check(&tally.outcomes);
@@ -134,7 +124,31 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
     Ok(())
 }
 
-fn rules(tally: &mut Tally) {
+/// Boots one board in every mode.
+fn on_board(tally: &mut Tally, board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
+    let failing = build_failing(board)?;
+    for (name, mode, tsm) in [
+        ("on-target tests", Mode::Test, None),
+        ("cryptography that fails", Mode::Failing, Some(&*failing)),
+        ("the whole flow", Mode::Flow, None),
+        ("a device that misbehaves", Mode::Faults, None),
+    ] {
+        machine_tests(tally, board, qemu, device, name, (mode, tsm))?;
+    }
+    let kept = machine::place(board, &run_name(Mode::Flow)).join("evidence");
+    let held = evidence::look(&kept, None, Vec::new()).and_then(|finding| {
+        let troubled = finding.checks.iter().find(|check| check.trouble.is_some());
+        troubled.map_or(Ok(()), |check| bail!("{check:?}"))
+    });
+    tally.check("the evidence that the host kept holds", held);
+    Ok(())
+}
+
+fn run_name(mode: Mode) -> String {
+    format!("test-{}", mode as u32)
+}
+
+fn rules(tally: &mut Tally, boards: &[&Board]) {
     let quiet = |command: &mut Command| quietly(command).map(|_| ());
     tally.check(
         "formatting",
@@ -166,20 +180,23 @@ fn rules(tally: &mut Tally) {
         "lints of the host side",
         quiet(command.args(["--", "-D", "warnings"])),
     );
-    let mut command = cargo();
-    command.args(["clippy", "--quiet", "--release", "--target", AARCH64]);
-    for package in BARE {
-        command.args(["-p", package]);
+    for board in boards {
+        let mut command = cargo();
+        command.args(["clippy", "--quiet", "--release", "--target", board.triple]);
+        for package in board.packages() {
+            command.args(["-p", package]);
+        }
+        tally.check(
+            &format!("lints of the images of {}", board.name),
+            quiet(command.args(["--", "-D", "warnings"])),
+        );
     }
-    tally.check(
-        "lints of the images",
-        quiet(command.args(["--", "-D", "warnings"])),
-    );
 }
 
 /// Boots the machine once and counts its checks.
 fn machine_tests(
     tally: &mut Tally,
+    board: &Board,
     qemu: &Qemu,
     device: &Path,
     name: &str,
@@ -200,8 +217,8 @@ fn machine_tests(
         cpus: 2,
         show: &mut show,
     };
-    let (report, _) = boot(qemu, device, &format!("test-{}", mode as u32), plan)?;
-    tally.add(report.outcomes(name));
+    let (report, _) = boot(board, qemu, device, &run_name(mode), plan)?;
+    tally.add(report.outcomes(&format!("{}/{name}", board.name)));
     if mode == Mode::Faults {
         let refused = report.seen("misbehaving-device-refused");
         tally.check(
@@ -213,9 +230,9 @@ fn machine_tests(
         );
     }
     match &report.broken {
-        Some(reason) => println!("FAIL  {name}: {reason}"),
-        None if report.verdict() => println!("ok    {name}"),
-        None => println!("FAIL  {name}"),
+        Some(reason) => println!("FAIL  {}: {name}: {reason}", board.name),
+        None if report.verdict() => println!("ok    {}: {name}", board.name),
+        None => println!("FAIL  {}: {name}", board.name),
     }
     Ok(())
 }

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::{Code, Graph};
+use crate::board::Board;
 use crate::command::root;
-use crate::images::{IMAGES, Image};
 
 /// What is known and allowed of one image.
 #[derive(Deserialize)]
@@ -57,8 +58,10 @@ pub struct Allowed {
 
 /// One image of the firmware, taken apart.
 pub struct Firmware {
-    /// The image.
-    pub image: &'static Image,
+    /// Board and image.
+    pub name: String,
+    /// The linked image.
+    pub elf: PathBuf,
     /// What is said of it.
     pub rules: Rules,
     /// Its code.
@@ -66,22 +69,30 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// Reads every image that has rules; they are built already.
+    /// Reads every image of `boards` that has rules; they are built already.
     ///
     /// # Errors
     ///
     /// If an image or the rules cannot be read.
-    pub fn all() -> Result<Vec<Self>> {
+    pub fn all(boards: &[&Board]) -> Result<Vec<Self>> {
         let text = fs::read_to_string(root().join("image-rules.toml"))?;
-        let all: BTreeMap<String, Rules> = toml::from_str(&text).context("image-rules.toml")?;
-        all.into_iter()
-            .map(|(name, rules)| {
-                let image = IMAGES.iter().find(|image| image.name == name);
+        let mut all: BTreeMap<String, BTreeMap<String, Rules>> =
+            toml::from_str(&text).context("image-rules.toml")?;
+        let mut firmware = Vec::new();
+        for board in boards {
+            for (name, rules) in all.remove(board.name).context("a board without rules")? {
+                let image = board.image(&name);
                 let image = image.with_context(|| format!("there is no image {name}"))?;
-                let code = Code::read(&image.elf())?;
-                Ok(Self { image, rules, code })
-            })
-            .collect()
+                let elf = board.elf(image);
+                firmware.push(Self {
+                    name: format!("{}/{name}", board.name),
+                    code: Code::read(&elf)?,
+                    elf,
+                    rules,
+                });
+            }
+        }
+        Ok(firmware)
     }
 
     /// Returns the calls.
@@ -95,7 +106,7 @@ impl Firmware {
         for part in parts {
             let named = self.code.named(part);
             if named.is_empty() {
-                bail!("{} has no function named {part}", self.image.name);
+                bail!("{} has no function named {part}", self.name);
             }
             found.extend(named);
         }
