@@ -1,7 +1,12 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The few AArch64 instructions that say who calls whom and how much stack is used (Arm ARM C4.1).
+//! What an instruction says of who calls whom and how much stack is used.
+
+use anyhow::{Result, bail};
+use elf::abi::{EM_AARCH64, EM_X86_64};
+
+use super::{a64, x86};
 
 /// What one instruction means for calls and the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,158 +15,68 @@ pub enum Meaning {
     Call(u64),
     /// A jump to this address, taken always or sometimes.
     Jump { to: u64, always: bool },
-    /// A call through this register.
-    CallRegister(u32),
-    /// A jump through this register.
-    JumpRegister(u32),
-    /// A return, also from an exception.
-    Return,
-    /// An instruction that traps.
-    Trap,
-    /// A register becomes an address near the instruction: a page, or the exact byte.
-    Address {
-        register: u32,
-        value: u64,
-        page: bool,
-    },
-    /// A register becomes another plus a constant.
-    Add { to: u32, from: u32, value: u64 },
+    /// A call through a register, or through memory.
+    CallRegister,
+    /// A jump through a register.
+    JumpRegister,
+    /// A jump to one of the addresses in the table that is there.
+    JumpTable(u64),
+    /// A return, also from an exception, or an instruction that traps.
+    End,
+    /// What fills the space between functions.
+    Padding,
+    /// A register becomes this address.
+    Address(u64),
     /// The stack grows by this many bytes.
     Grow(u64),
     /// A register becomes the stack pointer less so many bytes.
     BelowStack { register: u32, bytes: u64 },
+    /// A register that may be below the stack pointer becomes so much less.
+    Lower { register: u32, bytes: u64 },
     /// The stack pointer is compared with a register, at the end of a loop that probes the stack.
     Probe(u32),
     /// The stack pointer moves by a register.
     Dynamic,
+    /// A return from an exception; its frame was on the stack of this many bytes.
+    ExceptionReturn(u64),
     /// Anything else.
     Other,
 }
 
-/// The number that stands for the stack pointer in a base register field.
-const SP: u32 = 31;
-
-const fn bits(word: u32, low: u32, count: u32) -> u32 {
-    word >> low & ((1 << count) - 1)
+/// The instructions of one kind of processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    A64,
+    X86,
 }
 
-/// Returns the signed field of `count` bits at `low`, times `scale`.
-const fn signed(word: u32, low: u32, count: u32, scale: i64) -> i64 {
-    let unused = 32 - count;
-    ((bits(word, low, count) << unused) as i32 >> unused) as i64 * scale
-}
-
-const fn immediate(word: u32) -> u64 {
-    (bits(word, 10, 12) as u64) << (12 * bits(word, 22, 1))
-}
-
-/// Decodes the instruction `word` at `address`.
-pub fn decode(word: u32, address: u64) -> Meaning {
-    let near = |low, count| address.wrapping_add_signed(signed(word, low, count, 4));
-    let maybe = |to| Meaning::Jump { to, always: false };
-    let (rd, rn) = (bits(word, 0, 5), bits(word, 5, 5));
-    match word {
-        _ if word >> 26 == 0b100101 => Meaning::Call(near(0, 26)),
-        _ if word >> 26 == 0b000101 => Meaning::Jump {
-            to: near(0, 26),
-            always: true,
-        },
-        // B.cond and BC.cond; CBZ and CBNZ; TBZ and TBNZ.
-        _ if word >> 24 == 0x54 => maybe(near(5, 19)),
-        _ if word >> 25 & 0x3f == 0b011010 => maybe(near(5, 19)),
-        _ if word >> 25 & 0x3f == 0b011011 => maybe(near(5, 14)),
-        _ if word & 0xffff_fc1f == 0xd63f_0000 => Meaning::CallRegister(rn),
-        _ if word & 0xffff_fc1f == 0xd61f_0000 => Meaning::JumpRegister(rn),
-        _ if word & 0xffff_fc1f == 0xd65f_0000 || word == 0xd69f_03e0 => Meaning::Return,
-        // BRK, and UDF, which fills the space between functions.
-        _ if word & 0xffe0_001f == 0xd420_0000 => Meaning::Trap,
-        _ if word >> 16 == 0 => Meaning::Return,
-        _ if word & 0x1f00_0000 == 0x1000_0000 => {
-            let offset = signed(word, 5, 19, 4) | i64::from(bits(word, 29, 2));
-            let page = word >> 31 == 1;
-            let value = if page {
-                (address & !0xfff).wrapping_add_signed(offset << 12)
-            } else {
-                address.wrapping_add_signed(offset)
-            };
-            Meaning::Address {
-                register: rd,
-                value,
-                page,
-            }
+impl Instructions {
+    /// Returns those that an image for `machine`, as its file says, is made of.
+    pub fn of(machine: u16) -> Result<Self> {
+        match machine {
+            EM_AARCH64 => Ok(Self::A64),
+            EM_X86_64 => Ok(Self::X86),
+            other => bail!("an image for an unknown processor ({other})"),
         }
-        _ if word & 0xff80_0000 == 0x9100_0000 => Meaning::Add {
-            to: rd,
-            from: rn,
-            value: immediate(word),
-        },
-        _ if word & 0xff80_0000 == 0xd100_0000 && rn == SP => match rd {
-            SP => Meaning::Grow(immediate(word)),
-            register => Meaning::BelowStack {
-                register,
-                bytes: immediate(word),
-            },
-        },
-        // STP and STR of 64-bit registers, pre-indexed by the stack pointer.
-        _ if word & 0xffc0_0000 == 0xa980_0000 && rn == SP => {
-            Meaning::Grow(signed(word, 15, 7, -8).max(0) as u64)
-        }
-        _ if word & 0xffe0_0c00 == 0xf800_0c00 && rn == SP => {
-            Meaning::Grow(signed(word, 12, 9, -1).max(0) as u64)
-        }
-        // CMP of the stack pointer with a register, and ADD or SUB of a register to it.
-        _ if word & 0xffe0_ffff == 0xeb20_63ff => Meaning::Probe(bits(word, 16, 5)),
-        _ if word & 0xbfe0_001f == 0x8b20_001f => Meaning::Dynamic,
-        _ => Meaning::Other,
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::{Meaning, decode};
-
-    #[test]
-    fn instructions_mean_what_the_assembler_wrote() {
-        let at = 0x7f00_1000;
-        let jump = |to, always| Meaning::Jump { to, always };
-        for (word, meaning) in [
-            (0x9400_0004, Meaning::Call(at + 16)),
-            (0x97ff_ffff, Meaning::Call(at - 4)),
-            (0x1400_0002, jump(at + 8, true)),
-            (0x54ff_ffe0, jump(at - 4, false)),
-            (0xb400_0055, jump(at + 8, false)),
-            (0x3780_0040, jump(at + 8, false)),
-            (0xd63f_0120, Meaning::CallRegister(9)),
-            (0xd61f_0140, Meaning::JumpRegister(10)),
-            (0xd65f_03c0, Meaning::Return),
-            (0xd420_0020, Meaning::Trap),
-            // sub sp, sp, #0x20; sub sp, sp, #1, lsl #12; stp x29, x30, [sp, #-112]!;
-            // str x30, [sp, #-16]!.
-            (0xd100_83ff, Meaning::Grow(0x20)),
-            (0xd140_07ff, Meaning::Grow(0x1000)),
-            (0xa9b9_7bfd, Meaning::Grow(112)),
-            (0xf81f_0ffe, Meaning::Grow(16)),
-            // stp x29, x30, [sp, #16]; add sp, sp, #0x20.
-            (0xa901_7bfd, Meaning::Other),
-            (0xd503_201f, Meaning::Other),
-            // sub x9, sp, #2, lsl #12; cmp sp, x9; sub sp, sp, x0.
-            (
-                0xd140_0be9,
-                Meaning::BelowStack {
-                    register: 9,
-                    bytes: 0x2000,
-                },
-            ),
-            (0xeb29_63ff, Meaning::Probe(9)),
-            (0xcb20_63ff, Meaning::Dynamic),
-        ] {
-            assert_eq!(decode(word, at), meaning, "{word:#x}");
+    /// Decodes the first instruction of `bytes`, which is at `address`; returns its length too, in
+    /// bytes, at least 1.
+    pub fn decode(self, bytes: &[u8], address: u64) -> (Meaning, usize) {
+        match self {
+            Self::A64 => match bytes.first_chunk() {
+                Some(word) => (a64::decode(u32::from_le_bytes(*word), address), 4),
+                None => (Meaning::Other, 4),
+            },
+            Self::X86 => x86::decode(bytes, address),
         }
-        let page = Meaning::Address {
-            register: 0,
-            value: 0x7f00_2000,
-            page: true,
-        };
-        assert_eq!(decode(0xb000_0000, at), page);
+    }
+
+    /// Returns how many bytes a call itself takes of the stack.
+    pub fn call_bytes(self) -> u64 {
+        match self {
+            Self::A64 => 0,
+            Self::X86 => 8,
+        }
     }
 }

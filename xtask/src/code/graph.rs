@@ -156,7 +156,7 @@ impl Search<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use super::super::{Call, Code, Function};
     use super::Graph;
@@ -179,7 +179,6 @@ mod tests {
         });
         Code {
             functions: functions.collect(),
-            taken: BTreeSet::new(),
         }
     }
 

@@ -3,12 +3,15 @@
 
 //! The code of a linked image: its functions, and who calls whom.
 
+mod a64;
 mod decode;
 mod graph;
 mod rules;
+mod x86;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -16,7 +19,7 @@ use elf::ElfBytes;
 use elf::abi::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS};
 use elf::endian::LittleEndian;
 
-use self::decode::{Meaning, decode};
+use self::decode::{Instructions, Meaning};
 pub use self::graph::{Depth, Graph};
 pub use self::rules::Firmware;
 
@@ -31,8 +34,6 @@ pub struct Function {
     pub calls: Vec<Call>,
     /// Addresses of calls and jumps through a register, except jumps of a switch.
     pub indirect: Vec<u64>,
-    /// Addresses of instructions that trap.
-    pub traps: Vec<u64>,
     /// Bytes of stack that it takes, over all its paths.
     pub frame: u64,
     /// Whether it moves the stack pointer by an amount that is not in the code.
@@ -54,8 +55,6 @@ pub struct Call {
 pub struct Code {
     /// The functions.
     pub functions: Vec<Function>,
-    /// Functions whose address is somewhere in the image as a value.
-    pub taken: BTreeSet<usize>,
 }
 
 /// What the file says of one symbol.
@@ -97,13 +96,13 @@ impl Code {
             }
         }
         let symbols = symbols(&file, &sections)?;
-        Ok(Self::build(&sections, &symbols))
+        let instructions = Instructions::of(file.ehdr.e_machine)?;
+        Ok(Self::build(instructions, &sections, &symbols))
     }
 
-    fn build(sections: &[Section], symbols: &[Symbol]) -> Self {
+    fn build(instructions: Instructions, sections: &[Section], symbols: &[Symbol]) -> Self {
         let mut code = Self {
             functions: Vec::new(),
-            taken: BTreeSet::new(),
         };
         let mut index = BTreeMap::new();
         for symbol in symbols.iter().filter(|symbol| !symbol.mapping) {
@@ -111,54 +110,40 @@ impl Code {
                 code.functions.push(Function {
                     name: symbol.name.clone(),
                     start: symbol.start,
+                    frame: instructions.call_bytes(),
                     ..Function::default()
                 });
                 code.functions.len() - 1
             });
         }
-        let marks: BTreeMap<u64, bool> = symbols
-            .iter()
-            .map(|symbol| (symbol.start, symbol.data))
-            .collect();
-        for section in sections {
-            if section.code {
-                code.scan(section, &index, &marks);
-            } else {
-                for word in section.bytes.chunks_exact(8) {
-                    code.take(
-                        &index,
-                        u64::from_le_bytes(word.try_into().unwrap_or_default()),
-                    );
-                }
-            }
+        let marks = symbols.iter().map(|symbol| (symbol.start, symbol.data));
+        let image = Image {
+            instructions,
+            sections,
+            index,
+            marks: marks.collect(),
+        };
+        for section in sections.iter().filter(|section| section.code) {
+            code.scan(section, &image);
         }
         code
     }
 
-    /// Notes that `value` stands in the image; it may be the address of a function.
-    fn take(&mut self, index: &BTreeMap<u64, usize>, value: u64) {
-        self.taken.extend(index.get(&value));
-    }
-
     /// Reads the instructions of one section.
-    fn scan(
-        &mut self,
-        section: &Section,
-        index: &BTreeMap<u64, usize>,
-        marks: &BTreeMap<u64, bool>,
-    ) {
+    fn scan(&mut self, section: &Section, image: &Image<'_>) {
+        let index = &image.index;
         let mut function = None;
         let mut data = false;
         let mut state = State::default();
-        for (number, word) in section.bytes.chunks_exact(4).enumerate() {
-            let at = section.base + 4 * number as u64;
-            let word = u32::from_le_bytes(word.try_into().unwrap_or_default());
-            data = marks.get(&at).copied().unwrap_or(data);
+        let mut offset = 0;
+        while offset < section.bytes.len() {
+            let at = section.base + offset as u64;
+            data = image.marks.get(&at).copied().unwrap_or(data);
             if let Some(next) = index.get(&at) {
                 if let (Some(before), true) = (function, state.falls_through) {
                     let before: &mut Function = &mut self.functions[before];
                     before.calls.push(Call {
-                        at: at - 4,
+                        at: state.last,
                         callee: *next,
                         jump: true,
                     });
@@ -166,24 +151,24 @@ impl Code {
                 function = Some(*next);
                 state = State::default();
             }
-            let Some(current) = function else { continue };
-            if data {
-                let pair = section.bytes.get(4 * number..4 * number + 8);
-                let value = pair.and_then(|pair| pair.try_into().ok());
-                self.take(index, value.map_or(0, u64::from_le_bytes));
-                continue;
+            let end = index.range(at + 1..).next();
+            let end = end.map_or(u64::MAX, |next| *next.0);
+            // What is no code may look like an instruction that reaches into the next function.
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let bytes = &section.bytes[offset..];
+            let (meaning, length) = match data {
+                true => (Meaning::Other, 4),
+                false => {
+                    let bytes = &bytes[..bytes.len().min(left)];
+                    image.instructions.decode(bytes, at)
+                }
+            };
+            offset += length;
+            if let (Some(current), false) = (function, data) {
+                let function = &mut self.functions[current];
+                let meaning = image.resolve(meaning, function.start..end);
+                state.apply(function, index, meaning, at, end);
             }
-            let meaning = decode(word, at);
-            if let Meaning::Add { from, value, .. } = meaning
-                && let Some(page) = state.pages.get(&from)
-            {
-                self.take(index, page.wrapping_add(value));
-            }
-            let end = index
-                .range(at + 1..)
-                .next()
-                .map_or(u64::MAX, |next| *next.0);
-            state.apply(&mut self.functions[current], index, meaning, at, end);
         }
     }
 
@@ -196,16 +181,59 @@ impl Code {
     }
 }
 
+/// What an image is made of.
+struct Image<'a> {
+    instructions: Instructions,
+    sections: &'a [Section],
+    /// Functions by address.
+    index: BTreeMap<u64, usize>,
+    /// Where data inside code begins, and where code goes on.
+    marks: BTreeMap<u64, bool>,
+}
+
+impl Image<'_> {
+    /// Follows a table of a switch to its first entry, which tells whether the switch is one of the
+    /// function `own` or a table of functions.
+    fn resolve(&self, meaning: Meaning, own: Range<u64>) -> Meaning {
+        match meaning {
+            // Entries of 32 bits, relative to the table.
+            Meaning::Address(table) => {
+                let entry = self.constant(table).map(i32::from_le_bytes);
+                let to = entry.map(|entry| table.wrapping_add_signed(entry.into()));
+                Meaning::Address(to.filter(|to| own.contains(to)).unwrap_or(table))
+            }
+            Meaning::JumpTable(table) => {
+                let to = self.constant(table).map(u64::from_le_bytes);
+                match to.filter(|to| own.contains(to)) {
+                    Some(to) => Meaning::Jump { to, always: true },
+                    None => Meaning::JumpRegister,
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what is at `address` outside of code.
+    fn constant<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        let data = self.sections.iter().filter(|section| !section.code);
+        let mut found = data.filter_map(|section| {
+            let offset = usize::try_from(address.checked_sub(section.base)?).ok()?;
+            section.bytes.get(offset..)?.first_chunk().copied()
+        });
+        found.next()
+    }
+}
+
 /// What is known on the way through a function.
 #[derive(Default)]
 struct State {
-    /// Registers that hold the address of a page.
-    pages: BTreeMap<u32, u64>,
     /// Registers that hold the stack pointer less so much.
     below: BTreeMap<u32, u64>,
     /// Whether an address inside the function was made, as a switch does.
     switches: bool,
     falls_through: bool,
+    /// Address of the last instruction.
+    last: u64,
 }
 
 impl State {
@@ -217,16 +245,19 @@ impl State {
         at: u64,
         end: u64,
     ) {
-        self.falls_through = !matches!(
-            meaning,
-            Meaning::Return
-                | Meaning::Trap
-                | Meaning::JumpRegister(_)
-                | Meaning::Jump { always: true, .. }
-                // A call of what never returns may be the last instruction.
-                | Meaning::Call(_)
-                | Meaning::CallRegister(_)
-        );
+        self.last = at;
+        self.falls_through = match meaning {
+            Meaning::End
+            | Meaning::ExceptionReturn(_)
+            | Meaning::JumpRegister
+            | Meaning::JumpTable(_)
+            | Meaning::Jump { always: true, .. }
+            // A call of what never returns may be the last instruction.
+            | Meaning::Call(_)
+            | Meaning::CallRegister => false,
+            Meaning::Padding => self.falls_through,
+            _ => true,
+        };
         match meaning {
             Meaning::Call(to) | Meaning::Jump { to, .. } => {
                 let own = (function.start..end).contains(&to) && to != function.start;
@@ -243,31 +274,25 @@ impl State {
                     });
                 }
             }
-            Meaning::CallRegister(_) => function.indirect.push(at),
-            Meaning::JumpRegister(_) if !self.switches => function.indirect.push(at),
-            Meaning::JumpRegister(_) => self.switches = false,
-            Meaning::Trap => function.traps.push(at),
-            Meaning::Address {
-                register,
-                value,
-                page,
-            } => {
-                if page {
-                    self.pages.insert(register, value);
-                } else {
-                    self.switches |= (function.start..end).contains(&value);
-                }
-            }
-            Meaning::Grow(bytes) => function.frame += bytes,
+            Meaning::CallRegister => function.indirect.push(at),
+            Meaning::JumpRegister if !self.switches => function.indirect.push(at),
+            Meaning::JumpRegister => self.switches = false,
+            Meaning::Address(value) => self.switches |= (function.start..end).contains(&value),
+            Meaning::Grow(bytes) | Meaning::ExceptionReturn(bytes) => function.frame += bytes,
             Meaning::BelowStack { register, bytes } => {
                 self.below.insert(register, bytes);
+            }
+            Meaning::Lower { register, bytes } => {
+                if let Some(below) = self.below.get_mut(&register) {
+                    *below += bytes;
+                }
             }
             Meaning::Probe(register) => match self.below.get(&register) {
                 Some(bytes) => function.frame += bytes,
                 None => function.dynamic = true,
             },
             Meaning::Dynamic => function.dynamic = true,
-            Meaning::Add { .. } | Meaning::Return | Meaning::Other => {}
+            Meaning::JumpTable(_) | Meaning::End | Meaning::Padding | Meaning::Other => {}
         }
     }
 }
