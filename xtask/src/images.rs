@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::board::{Board, Load};
+use crate::board::{Board, Image, Load};
 use crate::command::{cargo, loudly, quietly, target};
 use crate::toolchain::{prepare, tool};
 
@@ -32,12 +32,8 @@ pub fn build_all(boards: &[&Board]) -> Result<PathBuf> {
 }
 
 fn build_images(board: &Board) -> Result<()> {
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "--target", board.triple]);
-    for image in board.images {
-        build.args(["-p", image.package, "--bin", image.name]);
-    }
-    loudly(&mut build).with_context(|| format!("the images of {} do not build", board.name))?;
+    loudly(&mut compile(board, |_| true))
+        .with_context(|| format!("the images of {} do not build", board.name))?;
     fs::create_dir_all(board.folder())?;
     for image in board.images {
         if !matches!(image.load, Load::Kernel) {
@@ -47,21 +43,33 @@ fn build_images(board: &Board) -> Result<()> {
     Ok(())
 }
 
-/// Builds the TSM that fails on request, for tests; returns the file that is loaded.
-pub fn build_failing(board: &Board) -> Result<PathBuf> {
-    prepare()?;
+/// Returns the build of the images that are `wanted`. All packages are named even so: cargo would
+/// choose other features of what they share, and build all of it again.
+fn compile(board: &Board, wanted: impl Fn(&Image) -> bool) -> Command {
     let mut build = cargo();
     build.args(["build", "--quiet", "--release", "--target", board.triple]);
-    build.args(["-p", board.name, "--bin", "tsm"]);
-    build.args(["--features", "isolation-tests"]);
-    // Apart from the images that are run and analyzed otherwise.
-    let place = target().join("failing");
-    loudly(build.arg("--target-dir").arg(&place)).context("the image for tests does not build")?;
-    let linked = place.join(board.triple).join("release/tsm");
-    if board
-        .image("tsm")
-        .is_some_and(|tsm| matches!(tsm.load, Load::Kernel))
-    {
+    for image in board.images {
+        build.args(["-p", image.package]);
+        if wanted(image) {
+            build.args(["--bin", image.name]);
+        }
+    }
+    build
+}
+
+/// Builds the TSM that fails on request, for tests; returns the file that is loaded. The images that
+/// are shipped are built before.
+pub fn build_failing(board: &Board) -> Result<PathBuf> {
+    let image = board.image("tsm").context("no TSM")?;
+    let is_tsm = |image: &Image| image.name == "tsm";
+    let feature = format!("{}/isolation-tests", image.package);
+    loudly(compile(board, is_tsm).args(["--features", &feature]))
+        .context("the image for tests does not build")?;
+    let linked = board.folder().join("failing.elf");
+    fs::copy(board.elf(image), &linked)?;
+    // The one that is shipped takes its place again.
+    loudly(&mut compile(board, is_tsm))?;
+    if matches!(image.load, Load::Kernel) {
         return Ok(linked);
     }
     let binary = linked.with_extension("bin");
