@@ -37,7 +37,7 @@ pub fn decode(word: u32, address: u64) -> Meaning {
         _ if word >> 24 == 0x54 => maybe(near(5, 19)),
         _ if word >> 25 & 0x3f == 0b011010 => maybe(near(5, 19)),
         _ if word >> 25 & 0x3f == 0b011011 => maybe(near(5, 14)),
-        _ if word & 0xffff_fc1f == 0xd63f_0000 => Meaning::CallRegister,
+        _ if word & 0xffff_fc1f == 0xd63f_0000 => Meaning::CallRegister(None),
         _ if word & 0xffff_fc1f == 0xd61f_0000 => Meaning::JumpRegister,
         _ if word & 0xffff_fc1f == 0xd65f_0000 || word == 0xd69f_03e0 => Meaning::End,
         // BRK, and UDF, which fills the space between functions.
@@ -83,7 +83,7 @@ mod tests {
             (0x54ff_ffe0, jump(at - 4, false)),
             (0xb400_0055, jump(at + 8, false)),
             (0x3780_0040, jump(at + 8, false)),
-            (0xd63f_0120, Meaning::CallRegister),
+            (0xd63f_0120, Meaning::CallRegister(None)),
             (0xd61f_0140, Meaning::JumpRegister),
             (0xd65f_03c0, Meaning::End),
             (0xd420_0020, Meaning::End),

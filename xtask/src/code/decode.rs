@@ -15,10 +15,16 @@ pub enum Meaning {
     Call(u64),
     /// A jump to this address, taken always or sometimes.
     Jump { to: u64, always: bool },
-    /// A call through a register, or through memory.
-    CallRegister,
-    /// A jump through a register.
+    /// A call through a register; none if it is through memory.
+    CallRegister(Option<u32>),
+    /// A jump through a register, or through memory.
     JumpRegister,
+    /// A call through the address that stands there.
+    CallThrough(u64),
+    /// A jump through the address that stands there.
+    JumpThrough(u64),
+    /// A register becomes what stands there.
+    Load { register: u32, from: u64 },
     /// A jump to one of the addresses in the table that is there.
     JumpTable(u64),
     /// A return, also from an exception, or an instruction that traps.
@@ -43,6 +49,16 @@ pub enum Meaning {
     Other,
 }
 
+/// One instruction.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Decoded {
+    pub meaning: Meaning,
+    /// In bytes; at least 1.
+    pub length: usize,
+    /// Registers that do not keep what they hold, a bit each, where [`Meaning::Load`] is known.
+    pub written: u32,
+}
+
 /// The instructions of one kind of processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
@@ -60,13 +76,15 @@ impl Instructions {
         }
     }
 
-    /// Decodes the first instruction of `bytes`, which is at `address`; returns its length too, in
-    /// bytes, at least 1.
-    pub fn decode(self, bytes: &[u8], address: u64) -> (Meaning, usize) {
+    /// Decodes the first instruction of `bytes`, which is at `address`.
+    pub fn decode(self, bytes: &[u8], address: u64) -> Decoded {
         match self {
-            Self::A64 => match bytes.first_chunk() {
-                Some(word) => (a64::decode(u32::from_le_bytes(*word), address), 4),
-                None => (Meaning::Other, 4),
+            Self::A64 => Decoded {
+                meaning: bytes.first_chunk().map_or(Meaning::Other, |word| {
+                    a64::decode(u32::from_le_bytes(*word), address)
+                }),
+                length: 4,
+                written: 0,
             },
             Self::X86 => x86::decode(bytes, address),
         }

@@ -19,7 +19,7 @@ use elf::ElfBytes;
 use elf::abi::{SHF_ALLOC, SHF_EXECINSTR, SHT_NOBITS};
 use elf::endian::LittleEndian;
 
-use self::decode::{Instructions, Meaning};
+use self::decode::{Decoded, Instructions, Meaning};
 pub use self::graph::{Depth, Graph};
 pub use self::rules::Firmware;
 
@@ -156,17 +156,16 @@ impl Code {
             // What is no code may look like an instruction that reaches into the next function.
             let left = usize::try_from(end - at).unwrap_or(usize::MAX);
             let bytes = &section.bytes[offset..];
-            let (meaning, length) = match data {
-                true => (Meaning::Other, 4),
-                false => {
-                    let bytes = &bytes[..bytes.len().min(left)];
-                    image.instructions.decode(bytes, at)
-                }
-            };
-            offset += length;
-            if let (Some(current), false) = (function, data) {
+            if data {
+                offset += 4;
+                continue;
+            }
+            let bytes = &bytes[..bytes.len().min(left)];
+            let decoded = image.instructions.decode(bytes, at);
+            offset += decoded.length;
+            if let Some(current) = function {
                 let function = &mut self.functions[current];
-                let meaning = image.resolve(meaning, function.start..end);
+                let meaning = state.resolve(&decoded, image, function.start..end);
                 state.apply(function, index, meaning, at, end);
             }
         }
@@ -192,25 +191,10 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    /// Follows a table of a switch to its first entry, which tells whether the switch is one of the
-    /// function `own` or a table of functions.
-    fn resolve(&self, meaning: Meaning, own: Range<u64>) -> Meaning {
-        match meaning {
-            // Entries of 32 bits, relative to the table.
-            Meaning::Address(table) => {
-                let entry = self.constant(table).map(i32::from_le_bytes);
-                let to = entry.map(|entry| table.wrapping_add_signed(entry.into()));
-                Meaning::Address(to.filter(|to| own.contains(to)).unwrap_or(table))
-            }
-            Meaning::JumpTable(table) => {
-                let to = self.constant(table).map(u64::from_le_bytes);
-                match to.filter(|to| own.contains(to)) {
-                    Some(to) => Meaning::Jump { to, always: true },
-                    None => Meaning::JumpRegister,
-                }
-            }
-            other => other,
-        }
+    /// Returns the function whose address the linker wrote at `place`.
+    fn function(&self, place: u64) -> Option<u64> {
+        let address = self.constant(place).map(u64::from_le_bytes);
+        address.filter(|address| self.index.contains_key(address))
     }
 
     /// Reads what is at `address` outside of code.
@@ -229,6 +213,8 @@ impl Image<'_> {
 struct State {
     /// Registers that hold the stack pointer less so much.
     below: BTreeMap<u32, u64>,
+    /// Registers that hold the address of a function.
+    pointers: BTreeMap<u32, u64>,
     /// Whether an address inside the function was made, as a switch does.
     switches: bool,
     falls_through: bool,
@@ -237,6 +223,53 @@ struct State {
 }
 
 impl State {
+    /// Looks up what an instruction in the function `own` takes from memory that nobody writes: the
+    /// address of a function, or the first entry of a table, which tells a switch from a table of
+    /// functions.
+    fn resolve(&mut self, decoded: &Decoded, image: &Image<'_>, own: Range<u64>) -> Meaning {
+        let inside = |to: &u64| own.contains(to);
+        let meaning = match decoded.meaning {
+            // Entries of 32 bits, relative to the table.
+            Meaning::Address(table) => {
+                let entry = image.constant(table).map(i32::from_le_bytes);
+                let to = entry.map(|entry| table.wrapping_add_signed(entry.into()));
+                Meaning::Address(to.filter(inside).unwrap_or(table))
+            }
+            Meaning::JumpTable(table) => {
+                let to = image.constant(table).map(u64::from_le_bytes);
+                to.filter(inside)
+                    .map_or(Meaning::JumpRegister, |to| Meaning::Jump {
+                        to,
+                        always: true,
+                    })
+            }
+            Meaning::CallThrough(place) => image
+                .function(place)
+                .map_or(Meaning::CallRegister(None), Meaning::Call),
+            Meaning::JumpThrough(place) => {
+                image
+                    .function(place)
+                    .map_or(Meaning::JumpRegister, |to| Meaning::Jump {
+                        to,
+                        always: true,
+                    })
+            }
+            Meaning::CallRegister(Some(register)) => self
+                .pointers
+                .get(&register)
+                .map_or(Meaning::CallRegister(None), |to| Meaning::Call(*to)),
+            other => other,
+        };
+        self.pointers
+            .retain(|register, _| decoded.written >> register & 1 == 0);
+        if let Meaning::Load { register, from } = decoded.meaning
+            && let Some(to) = image.function(from)
+        {
+            self.pointers.insert(register, to);
+        }
+        meaning
+    }
+
     fn apply(
         &mut self,
         function: &mut Function,
@@ -251,10 +284,12 @@ impl State {
             | Meaning::ExceptionReturn(_)
             | Meaning::JumpRegister
             | Meaning::JumpTable(_)
+            | Meaning::JumpThrough(_)
             | Meaning::Jump { always: true, .. }
             // A call of what never returns may be the last instruction.
             | Meaning::Call(_)
-            | Meaning::CallRegister => false,
+            | Meaning::CallThrough(_)
+            | Meaning::CallRegister(_) => false,
             Meaning::Padding => self.falls_through,
             _ => true,
         };
@@ -274,7 +309,7 @@ impl State {
                     });
                 }
             }
-            Meaning::CallRegister => function.indirect.push(at),
+            Meaning::CallRegister(_) | Meaning::CallThrough(_) => function.indirect.push(at),
             Meaning::JumpRegister if !self.switches => function.indirect.push(at),
             Meaning::JumpRegister => self.switches = false,
             Meaning::Address(value) => self.switches |= (function.start..end).contains(&value),
@@ -292,7 +327,12 @@ impl State {
                 None => function.dynamic = true,
             },
             Meaning::Dynamic => function.dynamic = true,
-            Meaning::JumpTable(_) | Meaning::End | Meaning::Padding | Meaning::Other => {}
+            Meaning::JumpTable(_)
+            | Meaning::JumpThrough(_)
+            | Meaning::Load { .. }
+            | Meaning::End
+            | Meaning::Padding
+            | Meaning::Other => {}
         }
     }
 }

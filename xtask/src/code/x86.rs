@@ -3,31 +3,68 @@
 
 //! The x86_64 instructions that say who calls whom and how much stack is used (AMD APM vol 3).
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
 
-use super::decode::Meaning;
+use super::decode::{Decoded, Meaning};
 
 /// What the processor itself puts on the stack for an exception: SS, RSP, RFLAGS, CS, RIP and an error
 /// code, below an address that it has aligned to 16 bytes (APM vol 2, 8.9.3).
 const EXCEPTION_FRAME: u64 = 6 * 8 + 15;
 
-/// Decodes the first instruction of `bytes`, which is at `address`, in 64-bit mode; returns its length
-/// in bytes too.
-pub fn decode(bytes: &[u8], address: u64) -> (Meaning, usize) {
+/// Registers that a call does not keep (System V ABI, 3.2.1): RAX, RCX, RDX, RSI, RDI, R8 to R11.
+const VOLATILE: u32 = 0x0fc7;
+
+/// Decodes the first instruction of `bytes`, which is at `address`, in 64-bit mode.
+pub fn decode(bytes: &[u8], address: u64) -> Decoded {
     let mut decoder = Decoder::with_ip(64, bytes, address, DecoderOptions::AMD);
     let instruction = decoder.decode();
     match instruction.is_invalid() {
-        true => (Meaning::Other, 1),
-        false => (meaning(&instruction), instruction.len()),
+        true => Decoded {
+            meaning: Meaning::Other,
+            length: 1,
+            written: 0,
+        },
+        false => Decoded {
+            meaning: meaning(&instruction),
+            length: instruction.len(),
+            written: written(&instruction),
+        },
     }
+}
+
+/// Returns the general registers that an instruction changes, a bit each by their numbers.
+fn written(instruction: &Instruction) -> u32 {
+    let is_call = instruction.is_call_near() || instruction.is_call_near_indirect();
+    let mut factory = InstructionInfoFactory::new();
+    let used = factory.info(instruction).used_registers();
+    let changed = used.iter().filter(|used| {
+        let reads = matches!(used.access(), OpAccess::Read | OpAccess::CondRead);
+        used.register().is_gpr() && !reads
+    });
+    let bits = changed.map(|used| 1 << used.register().full_register().number());
+    bits.fold(if is_call { VOLATILE } else { 0 }, |all, bit: u32| {
+        all | bit
+    })
+}
+
+/// Returns the register's number if it is a general one of 64 bits.
+fn general(register: Register) -> Option<u32> {
+    let number = u32::try_from(register.number()).ok();
+    number.filter(|_| register.is_gpr64())
 }
 
 fn meaning(instruction: &Instruction) -> Meaning {
     if instruction.is_call_near() {
         return Meaning::Call(instruction.near_branch_target());
     }
+    let place = instruction.is_ip_rel_memory_operand();
+    let place = place.then(|| instruction.ip_rel_memory_address());
     if instruction.is_call_near_indirect() {
-        return Meaning::CallRegister;
+        let register = general(instruction.op0_register());
+        return place.map_or(Meaning::CallRegister(register), Meaning::CallThrough);
     }
     if instruction.is_jmp_short_or_near() {
         return Meaning::Jump {
@@ -45,9 +82,10 @@ fn meaning(instruction: &Instruction) -> Meaning {
         let is_table = instruction.op0_kind() == OpKind::Memory
             && instruction.memory_base() == Register::None
             && instruction.memory_index_scale() == 8;
-        return match is_table {
-            true => Meaning::JumpTable(instruction.memory_displacement64()),
-            false => Meaning::JumpRegister,
+        return match (is_table, place) {
+            (true, _) => Meaning::JumpTable(instruction.memory_displacement64()),
+            (false, Some(place)) => Meaning::JumpThrough(place),
+            (false, None) => Meaning::JumpRegister,
         };
     }
     match instruction.mnemonic() {
@@ -55,10 +93,11 @@ fn meaning(instruction: &Instruction) -> Meaning {
         Mnemonic::Iretq => Meaning::ExceptionReturn(EXCEPTION_FRAME),
         Mnemonic::Nop | Mnemonic::Int3 => Meaning::Padding,
         Mnemonic::Enter => Meaning::Dynamic,
-        Mnemonic::Lea if instruction.memory_base() == Register::RIP => {
-            Meaning::Address(instruction.ip_rel_memory_address())
-        }
-        _ => stack(instruction),
+        mnemonic => match (mnemonic, place, general(instruction.op0_register())) {
+            (Mnemonic::Lea, Some(place), _) => Meaning::Address(place),
+            (Mnemonic::Mov, Some(from), Some(register)) => Meaning::Load { register, from },
+            _ => stack(instruction),
+        },
     }
 }
 
@@ -80,7 +119,7 @@ fn stack(instruction: &Instruction) -> Meaning {
         // Aligns it: at most so much is left unused.
         (Mnemonic::And, Some(mask)) if to == Register::RSP => Meaning::Grow((-mask).max(0) as u64),
         (Mnemonic::Sub, Some(bytes)) => Meaning::Lower {
-            register: to as u32,
+            register: to.number() as u32,
             bytes: bytes.max(0) as u64,
         },
         (Mnemonic::Lea, _) if to == Register::RSP && on_stack => {
@@ -92,20 +131,20 @@ fn stack(instruction: &Instruction) -> Meaning {
         }
         (Mnemonic::Mov, _) if (to, from) == (Register::RSP, Register::RBP) => Meaning::Other,
         (Mnemonic::Lea, _) if on_stack && displacement < 0 => Meaning::BelowStack {
-            register: to as u32,
+            register: to.number() as u32,
             bytes: displacement.unsigned_abs(),
         },
         (Mnemonic::Mov, _) if from == Register::RSP && to != Register::None => {
             Meaning::BelowStack {
-                register: to as u32,
+                register: to.number() as u32,
                 bytes: 0,
             }
         }
         (Mnemonic::Cmp, _) if to == Register::RSP && from != Register::None => {
-            Meaning::Probe(from as u32)
+            Meaning::Probe(from.number() as u32)
         }
         (Mnemonic::Cmp, _) if from == Register::RSP && to != Register::None => {
-            Meaning::Probe(to as u32)
+            Meaning::Probe(to.number() as u32)
         }
         (Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push, _) if to == Register::RSP => {
             Meaning::Grow((-instruction.stack_pointer_increment()).max(0) as u64)
@@ -118,14 +157,14 @@ fn stack(instruction: &Instruction) -> Meaning {
 
 #[cfg(test)]
 mod tests {
-    use super::{EXCEPTION_FRAME, Meaning, Register, decode};
+    use super::{EXCEPTION_FRAME, Meaning, VOLATILE, decode};
 
     #[test]
     fn instructions_mean_what_the_assembler_wrote() {
         let at = 0x1000_1000;
         let jump = |to, always| Meaning::Jump { to, always };
         let below = |bytes| Meaning::BelowStack {
-            register: Register::R11 as u32,
+            register: 11,
             bytes,
         };
         let cases: &[(&[u8], Meaning)] = &[
@@ -134,8 +173,24 @@ mod tests {
             (&[0x67, 0xe8, 0x0a, 0, 0, 0], Meaning::Call(at + 16)),
             (&[0xeb, 0x06], jump(at + 8, true)),
             (&[0x74, 0xfa], jump(at - 4, false)),
-            (&[0xff, 0xd0], Meaning::CallRegister),
-            (&[0xff, 0x53, 0x18], Meaning::CallRegister),
+            (&[0xff, 0xd0], Meaning::CallRegister(Some(0))),
+            (&[0xff, 0x53, 0x18], Meaning::CallRegister(None)),
+            // call [rip + 0x10]; jmp [rip + 0x10]; mov r15, [rip + 0x10].
+            (
+                &[0xff, 0x15, 0x10, 0, 0, 0],
+                Meaning::CallThrough(at + 0x16),
+            ),
+            (
+                &[0xff, 0x25, 0x10, 0, 0, 0],
+                Meaning::JumpThrough(at + 0x16),
+            ),
+            (
+                &[0x4c, 0x8b, 0x3d, 0x10, 0, 0, 0],
+                Meaning::Load {
+                    register: 15,
+                    from: at + 0x17,
+                },
+            ),
             (&[0xff, 0xe0], Meaning::JumpRegister),
             // jmp qword ptr [8*rax + 0x10002000].
             (
@@ -174,11 +229,11 @@ mod tests {
             (
                 &[0x49, 0x81, 0xeb, 0, 0x20, 0, 0],
                 Meaning::Lower {
-                    register: Register::R11 as u32,
+                    register: 11,
                     bytes: 0x2000,
                 },
             ),
-            (&[0x4c, 0x39, 0xdc], Meaning::Probe(Register::R11 as u32)),
+            (&[0x4c, 0x39, 0xdc], Meaning::Probe(11)),
             // sub rsp, rax; mov rsp, rax; mov rsp, [rax]; pop rsp.
             (&[0x48, 0x29, 0xc4], Meaning::Dynamic),
             (&[0x48, 0x89, 0xc4], Meaning::Dynamic),
@@ -186,13 +241,32 @@ mod tests {
             (&[0x5c], Meaning::Dynamic),
         ];
         for (bytes, meaning) in cases {
-            assert_eq!(decode(bytes, at), (*meaning, bytes.len()), "{bytes:x?}");
+            let decoded = decode(bytes, at);
+            assert_eq!(decoded.meaning, *meaning, "{bytes:x?}");
+            assert_eq!(decoded.length, bytes.len(), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_register_that_changes_is_told() {
+        for (bytes, written) in [
+            // mov r15, rax; cmp r15, rax; xor r15d, r15d; pop r15; mul rcx; mov [r15], rax.
+            (&[0x49, 0x89, 0xc7][..], 1 << 15),
+            (&[0x49, 0x39, 0xc7], 0),
+            (&[0x45, 0x31, 0xff], 1 << 15),
+            (&[0x41, 0x5f], 1 << 15 | 1 << 4),
+            (&[0x48, 0xf7, 0xe1], 1 << 0 | 1 << 2),
+            (&[0x49, 0x89, 0x07], 0),
+            (&[0xff, 0xd3], VOLATILE | 1 << 4),
+        ] {
+            assert_eq!(decode(bytes, 0).written, written, "{bytes:x?}");
         }
     }
 
     #[test]
     fn what_is_no_instruction_is_stepped_over() {
-        assert_eq!(decode(&[0x06, 0x90], 0), (Meaning::Other, 1));
-        assert_eq!(decode(&[], 0).1, 1);
+        let decoded = decode(&[0x06, 0x90], 0);
+        assert_eq!((decoded.meaning, decoded.length), (Meaning::Other, 1));
+        assert_eq!(decode(&[], 0).length, 1);
     }
 }
