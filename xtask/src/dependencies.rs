@@ -62,6 +62,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tsm-evidence", &["tsm-devices"]),
     ("tsm-payload-support", &["tsm-abi"]),
     ("host-payload", &["tsm-abi", "tsm-payload-support"]),
+    ("portcullis-host-check", &["tsm-abi"]),
     // The guest reads the device's report and certificates itself, with the same wire formats.
     (
         "guest-payload",
