@@ -31,7 +31,8 @@ pub fn build_all(boards: &[&Board]) -> Result<PathBuf> {
     Ok(target().join("debug/portcullis-dsm"))
 }
 
-fn build_images(board: &Board) -> Result<()> {
+/// Builds the images of one board.
+pub fn build_images(board: &Board) -> Result<()> {
     loudly(&mut compile(board, |_| true))
         .with_context(|| format!("the images of {} do not build", board.name))?;
     fs::create_dir_all(board.folder())?;

@@ -189,7 +189,7 @@ pub fn boot(
 }
 
 /// Reads the console to the verdict or to the time limit. The thread keeps all of it to its end.
-fn listen(
+pub fn listen(
     output: impl Read + Send + 'static,
     mut console: File,
     show: &mut dyn FnMut(&str, Option<&Line>),
@@ -235,7 +235,8 @@ fn listen(
     }
 }
 
-fn wait(child: &mut Owned, limit: Duration) -> bool {
+/// Waits for the end of a process; returns whether it came in time.
+pub fn wait(child: &mut Owned, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if matches!(child.0.try_wait(), Ok(Some(_))) {

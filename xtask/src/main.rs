@@ -16,10 +16,12 @@ mod documents;
 mod evidence;
 mod fuzz;
 mod images;
+mod linux;
 mod logs;
 mod machine;
 mod measure;
 mod mutations;
+mod packages;
 mod panics;
 mod qemu;
 mod report;
@@ -35,7 +37,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::board::{BOARDS, Board, Choice};
 
@@ -105,8 +107,21 @@ pub struct QemuArguments {
 pub struct BenchArguments {
     #[command(flatten)]
     choice: Choice,
+    /// Of what: the calls of our payload, or the boot of Linux.
+    #[arg(long, value_enum, default_value = "payload")]
+    host: HostKind,
     #[command(flatten)]
     qemu: QemuArguments,
+}
+
+/// What runs as host.
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
+pub enum HostKind {
+    /// Our bare-metal program.
+    #[default]
+    Payload,
+    /// The distribution's stock kernel.
+    Linux,
 }
 
 /// How to run the machine.
@@ -120,7 +135,16 @@ pub struct RunArguments {
     /// Writes the steps, attacks, checks and the verdict as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Shows the logs of the firmware.
+    /// What runs as host: our payload, or the distribution's stock Linux kernel.
+    #[arg(long, value_enum, default_value = "payload")]
+    host: HostKind,
+    /// Leaves a shell of Linux on this terminal.
+    #[arg(long)]
+    shell: bool,
+    /// Number of processors of Linux.
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    cpus: u32,
+    /// Shows the logs of the firmware, and all that Linux says.
     #[arg(long, short)]
     verbose: bool,
     /// Waits at reset for a debugger and prints the line that attaches one.
@@ -223,7 +247,10 @@ fn act(action: Action) -> Result<()> {
             Ok(())
         }
         Action::Build(choice) => images::build_all(&choice.boards()).map(|_| ()),
-        Action::Run(arguments) => machine::run(&arguments),
+        Action::Run(arguments) => match arguments.host {
+            HostKind::Payload => machine::run(&arguments),
+            HostKind::Linux => linux::run(&arguments),
+        },
         Action::Test(arguments) => suite::run(&arguments),
         Action::Fuzz(arguments) => fuzz::run(&arguments),
         Action::Evidence(arguments) => evidence::run(&arguments),
@@ -236,6 +263,9 @@ fn act(action: Action) -> Result<()> {
         Action::Panics(choice) => panics::check(&choice.boards()),
         Action::Stacks(choice) => stacks::check(&choice.boards()),
         Action::Sizes(choice) => sizes::print(&choice.boards()),
-        Action::Bench(arguments) => measure::run(&arguments),
+        Action::Bench(arguments) => match arguments.host {
+            HostKind::Payload => measure::run(&arguments),
+            HostKind::Linux => linux::measure(&arguments),
+        },
     }
 }

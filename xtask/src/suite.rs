@@ -18,8 +18,8 @@ use crate::report::Line;
 use crate::ring::{self, BARE, Outcome};
 use crate::toolchain::{self, AARCH64, X86_64};
 use crate::{
-    Responder, TestArguments, book, checkers, dependencies, documents, evidence, mutations, panics,
-    stacks, tidy,
+    Responder, TestArguments, book, checkers, dependencies, documents, evidence, linux, mutations,
+    panics, stacks, tidy,
 };
 
 /// Crates that compile for the host and for both bare targets.
@@ -125,7 +125,7 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
 }
 
 /// Boots one board in every mode.
-fn on_board(tally: &mut Tally, board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
+fn on_board(tally: &mut Tally, board: &'static Board, qemu: &Qemu, device: &Path) -> Result<()> {
     let failing = build_failing(board)?;
     for (name, mode, tsm) in [
         ("on-target tests", Mode::Test, None),
@@ -141,7 +141,23 @@ fn on_board(tally: &mut Tally, board: &Board, qemu: &Qemu, device: &Path) -> Res
         troubled.map_or(Ok(()), |check| bail!("{check:?}"))
     });
     tally.check("the evidence that the host kept holds", held);
+    linux_tests(tally, board, qemu);
     Ok(())
+}
+
+/// Boots the distribution's kernel as host and counts the checks of its program.
+fn linux_tests(tally: &mut Tally, board: &'static Board, qemu: &Qemu) {
+    let mut show = |raw: &str, line: Option<&Line>| {
+        if line.is_some() {
+            println!("{raw}");
+        }
+    };
+    let report = linux::Host::prepare(board)
+        .and_then(|host| linux::check(&host, qemu, "test-linux", 2, &mut show));
+    match report {
+        Ok(report) => tally.add(report.outcomes(&format!("{}/linux host", board.name))),
+        Err(error) => tally.check("linux host", Err(error)),
+    }
 }
 
 fn run_name(mode: Mode) -> String {

@@ -17,18 +17,24 @@ pub const X86_64: &str = "x86_64-unknown-none";
 
 /// Adds the targets and the component that the build needs, if they are missing.
 pub fn prepare() -> Result<()> {
-    let installed = quietly(rustup().args(["target", "list", "--installed"]))?;
     for target in [AARCH64, X86_64] {
-        if !installed.lines().any(|line| line == target) {
-            println!("adding the Rust target {target}");
-            quietly(rustup().args(["target", "add", target]))?;
-        }
+        prepare_target(target)?;
     }
     if tool("llvm-objcopy").is_err() {
         println!("adding the Rust component llvm-tools");
         quietly(rustup().args(["component", "add", "llvm-tools"]))?;
     }
     tool("llvm-objcopy").map(|_| ())
+}
+
+/// Adds a target, if it is missing.
+pub fn prepare_target(target: &str) -> Result<()> {
+    let installed = quietly(rustup().args(["target", "list", "--installed"]))?;
+    if !installed.lines().any(|line| line == target) {
+        println!("adding the Rust target {target}");
+        quietly(rustup().args(["target", "add", target]))?;
+    }
+    Ok(())
 }
 
 /// Adds what only tests need, if it is missing: the formatter and the linter.
