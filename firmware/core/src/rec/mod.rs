@@ -12,7 +12,7 @@ use core::mem::discriminant;
 use tsm_abi::RsiStatus;
 use tsm_abi::rmi::{RecParams, RecParamsFlags};
 use tsm_iommu::Ripas;
-use tsm_platform::{Granule, GuestCpu, MemoryFault, Object, VcpuParams};
+use tsm_platform::{GRANULE_SIZE, Granule, GuestCpu, MemoryFault, Object, VcpuParams};
 
 use crate::context::{Context, Machine};
 use crate::device::Request;
@@ -123,6 +123,9 @@ pub(crate) fn create<P: Machine>(
     rec: u64,
     params: u64,
 ) -> Result {
+    const {
+        assert!(size_of::<Rec<P::Context>>() as u64 <= GRANULE_SIZE);
+    }
     let params: RecParams = context.host_structure(params)?;
     let flags = RecParamsFlags::from_bits(params.flags.get()).ok_or(Error::Input)?;
     let (realm_guard, guard) = context.lock_two((rd, State::Rd), (rec, State::Delegated))?;
@@ -204,7 +207,7 @@ pub(crate) fn set_ripas<P: Machine>(
         if base != change.next || top <= base || top > change.top {
             return Err(Error::Input);
         }
-        if !top.is_multiple_of(tsm_platform::GRANULE_SIZE) {
+        if !top.is_multiple_of(GRANULE_SIZE) {
             return Err(Error::Input);
         }
         change.next = context.with(realm_guard.granule(), |realm| {

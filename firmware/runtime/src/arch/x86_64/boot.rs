@@ -10,7 +10,7 @@ use spin::Once;
 use tsm_core::Tsm;
 use tsm_platform::{GRANULE_SIZE, GranuleRange, Pa};
 
-use super::{cpu, exception, host, svm};
+use super::{cpu, exception, extended, host, svm};
 use crate::arch::acpi::{self, Tables};
 use crate::arch::pvh::{RESERVED, Source, StartInfo};
 use crate::board::board;
@@ -127,6 +127,10 @@ fn cold_boot(early: Early) -> Result<(), Failure> {
     let processors = findings.tables.processors.len();
     if processors != board().processors() || processors > MAX_CPUS {
         warning!("ACPI knows {=usize} processors", processors);
+        return Err(Failure::Layout);
+    }
+    if !extended::is_supported() {
+        warning!("the processor's extended state cannot be switched");
         return Err(Failure::Layout);
     }
     let region = setup::region().ok_or(Failure::Layout)?;

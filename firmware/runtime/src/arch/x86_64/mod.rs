@@ -7,6 +7,7 @@ mod boot;
 mod cpu;
 mod entry;
 mod exception;
+mod extended;
 mod guest;
 mod host;
 mod isolation;

@@ -3,9 +3,13 @@
 
 //! The virtual machine control block (AMD64 APM volume 2, appendix B). No hardware is touched here.
 
+mod gprs;
+
 use core::mem::offset_of;
 
 use bitflags::bitflags;
+
+pub use gprs::Gprs;
 
 bitflags! {
     /// First word of miscellaneous intercepts, at offset 0x00c.
@@ -123,6 +127,8 @@ pub mod exit {
 
 /// Interrupt control (offset 0x060): RFLAGS.IF of the one who ran the guest masks physical interrupts.
 pub const V_INTR_MASKING: u64 = 1 << 24;
+/// Interrupt control: the guest's task priority.
+pub const V_TPR: u64 = 0xff;
 /// `nested_ctl`: nested paging.
 pub const NP_ENABLE: u64 = 1;
 /// `tlb_ctl`: drop all translations on entry.
@@ -398,25 +404,35 @@ impl Vmcb {
 
     /// Moves past an instruction of `length` bytes. The interrupt shadow ends with it.
     pub const fn skip(&mut self, length: u64) {
-        let next = self.save.rip.wrapping_add(length);
-        // Outside 64-bit code the instruction pointer has 32 bits.
-        self.save.rip = if self.is_64_bit() {
-            next
-        } else {
-            next & 0xffff_ffff
-        };
+        self.save.rip = self.save.rip_after(length);
         self.control.int_shadow &= !INTERRUPT_SHADOW;
     }
 
     /// Returns whether the guest runs 64-bit code.
     pub const fn is_64_bit(&self) -> bool {
-        /// L bit of a code segment.
-        const LONG: u16 = 1 << 9;
-        self.save.efer & efer::LMA != 0 && self.save.cs.attributes & LONG != 0
+        self.save.is_64_bit()
     }
 }
 
 impl Save {
+    /// Returns whether the guest runs 64-bit code.
+    pub const fn is_64_bit(&self) -> bool {
+        /// L bit of a code segment.
+        const LONG: u16 = 1 << 9;
+        self.efer & efer::LMA != 0 && self.cs.attributes & LONG != 0
+    }
+
+    /// Returns the address `length` bytes after the present instruction. Outside 64-bit code it has 32
+    /// bits.
+    pub const fn rip_after(&self, length: u64) -> u64 {
+        let next = self.rip.wrapping_add(length);
+        if self.is_64_bit() {
+            next
+        } else {
+            next & 0xffff_ffff
+        }
+    }
+
     /// All zero.
     pub const ZERO: Self = {
         const NONE: Segment = Segment {
@@ -506,103 +522,9 @@ pub mod control_register {
     pub const CR4_PKE: u64 = 1 << 22;
 }
 
-/// General-purpose registers that a control block does not hold, in the order of `svm.S`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gprs {
-    /// RBX.
-    pub rbx: u64,
-    /// RCX.
-    pub rcx: u64,
-    /// RDX.
-    pub rdx: u64,
-    /// RSI.
-    pub rsi: u64,
-    /// RDI.
-    pub rdi: u64,
-    /// RBP.
-    pub rbp: u64,
-    /// R8 to R15.
-    pub r8_15: [u64; 8],
-}
-
-impl Gprs {
-    /// All zero.
-    pub const ZERO: Self = Self {
-        rbx: 0,
-        rcx: 0,
-        rdx: 0,
-        rsi: 0,
-        rdi: 0,
-        rbp: 0,
-        r8_15: [0; 8],
-    };
-
-    /// Returns the register that `number` encodes in an instruction (0 is RAX, 4 is RSP); the two
-    /// that the control block holds are taken from there.
-    pub fn by_encoding<'a>(&'a mut self, save: &'a mut Save, number: u8) -> &'a mut u64 {
-        let [r8, r9, r10, r11, r12, r13, r14, r15] = &mut self.r8_15;
-        match number & 0xf {
-            0 => &mut save.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => &mut save.rsp,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => r8,
-            9 => r9,
-            10 => r10,
-            11 => r11,
-            12 => r12,
-            13 => r13,
-            14 => r14,
-            _ => r15,
-        }
-    }
-
-    /// Returns register `index` of a call: RAX, RDI, RSI, RDX, RCX, R8 to R15, RBX, RBP.
-    pub fn by_call<'a>(&'a mut self, save: &'a mut Save, index: usize) -> Option<&'a mut u64> {
-        const ORDER: [u8; 15] = [0, 7, 6, 2, 1, 8, 9, 10, 11, 12, 13, 14, 15, 3, 5];
-        let number = *ORDER.get(index)?;
-        Some(self.by_encoding(save, number))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Gprs, Intercept1, Intercept2, Save, Segment, Vmcb, efer, event};
-
-    #[test]
-    fn registers_of_a_call_have_the_order_of_the_contract() {
-        let mut gprs = Gprs::ZERO;
-        let mut save = Save::ZERO;
-        for index in 0..15 {
-            *gprs.by_call(&mut save, index).unwrap() = index as u64 + 100;
-        }
-        assert!(gprs.by_call(&mut save, 15).is_none());
-        assert_eq!(save.rax, 100);
-        assert_eq!(
-            (gprs.rdi, gprs.rsi, gprs.rdx, gprs.rcx),
-            (101, 102, 103, 104)
-        );
-        assert_eq!(gprs.r8_15, [105, 106, 107, 108, 109, 110, 111, 112]);
-        assert_eq!((gprs.rbx, gprs.rbp, save.rsp), (113, 114, 0));
-    }
-
-    #[test]
-    fn registers_of_an_instruction_have_the_order_of_the_manual() {
-        let mut gprs = Gprs::ZERO;
-        let mut save = Save::ZERO;
-        for number in 0..16 {
-            *gprs.by_encoding(&mut save, number) = u64::from(number) + 1;
-        }
-        assert_eq!((save.rax, save.rsp), (1, 5));
-        assert_eq!((gprs.rcx, gprs.rdx, gprs.rbx), (2, 3, 4));
-        assert_eq!((gprs.rbp, gprs.rsi, gprs.rdi), (6, 7, 8));
-        assert_eq!(gprs.r8_15, [9, 10, 11, 12, 13, 14, 15, 16]);
-    }
+    use super::{Intercept1, Intercept2, Save, Segment, Vmcb, efer, event};
 
     #[test]
     fn the_intercept_of_vmrun_cannot_be_forgotten() {

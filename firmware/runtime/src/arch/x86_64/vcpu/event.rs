@@ -5,7 +5,7 @@
 //!
 //! Nobody sends a realm interrupts, so exceptions are all there is.
 
-use crate::arch::vmcb::event::{HAS_ERROR, VALID, general_protection};
+use crate::arch::vmcb::event::{HAS_ERROR, VALID};
 
 const VECTOR: u64 = 0xff;
 const TYPE: u64 = 7 << 8;
@@ -23,6 +23,11 @@ pub const fn exception(vector: u64, error: Option<u32>) -> u64 {
         None => event,
     }
 }
+
+/// An instruction that is not there.
+pub const UNDEFINED: u64 = exception(6, None);
+/// An access that is not allowed.
+pub const PROTECTION: u64 = exception(13, Some(0));
 
 /// Returns what to deliver on the next entry when an exit interrupted the delivery of `interrupted`
 /// (the field EXITINTINFO): the exception itself, or nothing (0).
@@ -44,12 +49,12 @@ pub const fn protection_during(pending: u64) -> Option<u64> {
     // Divide error, those of segments and pages: with a further one they are a double fault.
     const CONTRIBUTORY: u64 = 1 << 0 | 0b1_1111 << 10;
     match pending & VECTOR {
-        _ if pending & VALID == 0 => Some(general_protection()),
+        _ if pending & VALID == 0 => Some(PROTECTION),
         DOUBLE_FAULT => None,
         vector if vector < 64 && CONTRIBUTORY >> vector & 1 == 1 => {
             Some(exception(DOUBLE_FAULT, Some(0)))
         }
-        _ => Some(general_protection()),
+        _ => Some(PROTECTION),
     }
 }
 

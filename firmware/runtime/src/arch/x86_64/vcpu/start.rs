@@ -64,9 +64,18 @@ pub fn start(params: &VcpuParams) -> Option<(Save, Gprs)> {
     Some((save, gprs))
 }
 
+/// Returns the number of the virtual CPU with affinity `mpidr`: four bits at level 0, eight at each
+/// other level.
+pub const fn index(mpidr: u64) -> u32 {
+    let level_0 = mpidr as u32 & 0xf;
+    let level_1 = mpidr as u32 >> 8 & 0xff;
+    let level_2 = mpidr as u32 >> 16 & 0xff;
+    level_0 | level_1 << 4 | level_2 << 12
+}
+
 #[cfg(test)]
 mod tests {
-    use super::start;
+    use super::{index, start};
     use crate::arch::vmcb::{Gprs, Save};
     use tsm_platform::VcpuParams;
 
@@ -111,5 +120,13 @@ mod tests {
     fn a_start_that_32_bit_code_cannot_reach_is_not_cut_to_another() {
         assert!(started(u32::MAX.into()).is_some());
         assert!(started(1 << 32).is_none());
+    }
+
+    #[test]
+    fn virtual_cpus_are_numbered_in_the_order_of_their_affinities() {
+        assert_eq!(
+            [0, 1, 15, 0x100, 0x101, 0x30f].map(index),
+            [0, 1, 15, 16, 17, 63]
+        );
     }
 }
