@@ -10,7 +10,7 @@ use spin::Once;
 use tsm_core::Tsm;
 use tsm_platform::{GRANULE_SIZE, GranuleRange, Pa};
 
-use super::{cpu, exception, extended, host, svm};
+use super::{cpu, exception, extended, host, start};
 use crate::arch::acpi::{self, Tables};
 use crate::arch::pvh::{RESERVED, Source, StartInfo};
 use crate::board::board;
@@ -106,8 +106,7 @@ fn look_around(start_info: u64) -> Option<Findings> {
 extern "C" fn tsm_cold_main() -> ! {
     // SAFETY: this is the first CPU, and the only one that begins here.
     unsafe { cpu::start(0) };
-    // SAFETY: the CPU has its index and its segments, and they stay.
-    unsafe { svm::start() };
+    start::bring_up();
     // SAFETY: as in `tsm_early_map`.
     let early = unsafe { (*EARLY.0.get()).take() };
     let outcome = early.ok_or(Failure::Layout).and_then(cold_boot);
@@ -136,6 +135,7 @@ fn cold_boot(early: Early) -> Result<(), Failure> {
     let region = setup::region().ok_or(Failure::Layout)?;
     let banks = findings.start.banks(region).ok_or(Failure::Layout)?;
     let devices = [board().device_window()];
+    let root = setup.root();
     let machine = build(&mut setup, &findings, &banks, &devices)?;
     let regions = setup.regions(&banks, &devices)?;
     info!(
@@ -145,8 +145,13 @@ fn cold_boot(early: Early) -> Result<(), Failure> {
     );
     MACHINE.call_once(|| machine);
     TSM.call_once(|| Tsm::new(regions));
-    FINDINGS.call_once(|| findings);
-    Ok(())
+    let findings = FINDINGS.call_once(|| findings);
+    // SAFETY: the firmware before the TSM left the others waiting, and this one has joined.
+    if unsafe { start::others(&findings.tables.processors, root) } {
+        Ok(())
+    } else {
+        Err(Failure::Layout)
+    }
 }
 
 fn build(

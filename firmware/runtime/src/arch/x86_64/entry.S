@@ -14,6 +14,7 @@
 
     .section .bss.boot, "aw", @nobits
     .balign 4096
+    .global boot_pml4
 boot_pml4:
     .skip   4096
 boot_pdpt:
@@ -21,6 +22,8 @@ boot_pdpt:
 
     .section .rodata.boot, "a"
     .balign 8
+    .global boot_descriptors
+    .global boot_descriptors_end
 boot_descriptors:
     .quad   0
     .quad   0x00af9a000000ffff      // 64-bit code

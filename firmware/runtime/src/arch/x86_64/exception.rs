@@ -103,7 +103,8 @@ pub fn stop() -> ! {
     park()
 }
 
-fn park() -> ! {
+/// Stops this CPU alone.
+pub fn park() -> ! {
     loop {
         // SAFETY: waiting has no effect on memory. Interrupts are off, and an NMI is survived.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };

@@ -3,6 +3,7 @@
 
 //! SVM root mode on x86_64.
 
+mod apic;
 mod boot;
 mod cpu;
 mod entry;
@@ -16,6 +17,7 @@ mod npt;
 mod random;
 mod segments;
 mod smp;
+mod start;
 mod svm;
 mod vtd;
 
