@@ -272,6 +272,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_granule_that_is_read_as_the_hosts_cannot_be_taken() {
+        let kinds = kinds(0x1000, 2);
+        let range = GranuleRange::new(0x1000, 0x3000).unwrap();
+        let host = kinds.share(granule(0x2000), Kind::Absent).unwrap();
+        let outcome = kinds.claim_range(range, Kind::Absent).err();
+        assert_eq!(outcome, Some(MemoryError::InUse));
+        drop(host);
+        take(&kinds, range);
+        let outcome = kinds.share(granule(0x2000), Kind::Absent);
+        assert!(outcome.is_err());
+    }
+
+    #[test]
     fn shared_users_are_counted_to_the_limit() {
         let kinds = kinds(0x1000, 1);
         let range = GranuleRange::new(0x1000, 0x2000).unwrap();

@@ -6,10 +6,11 @@
 use heapless::Vec;
 use tsm_abi::el3::{StreamAssociation, stream_info, stream_register};
 use tsm_platform::{
-    Abandoned, ConfigSpace, Entropy, FaultSyndrome, Granule, GranuleMemory, GranuleRange, GuestCpu,
-    GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa, KeySlot, MOST_STREAM_RANGES,
-    MemoryError, MemoryFault, Object, Ownership, Pa, Platform, PlatformError, Processor, Rid,
-    RootPort, Stage2, StreamId, StreamRegisters, Trace, TraceRecord, VcpuParams, Vmid,
+    Abandoned, ConfigSpace, Entropy, FaultSyndrome, GRANULE_SIZE, Granule, GranuleMemory,
+    GranuleRange, GuestCpu, GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa,
+    KeySlot, MOST_STREAM_RANGES, MemoryError, MemoryFault, Object, Ownership, Pa, Platform,
+    PlatformError, Processor, Rid, RootPort, Stage2, StreamId, StreamRegisters, Trace, TraceRecord,
+    VcpuParams, Vmid,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -40,21 +41,45 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Returns where host memory `[address, address + length)` is seen, if it is in one bank of
-    /// DRAM. Whether the host owns it at this moment is found out by the access.
-    fn host_memory(&self, address: HostPa, length: usize) -> Result<*mut u8, HostFault> {
-        let length = length as u64;
-        let end = address.0.checked_add(length).ok_or(HostFault)?;
+    /// Copies host memory `[address, address + length)`, which must be in one bank of DRAM, granule by
+    /// granule: `copy` is given where a piece is seen, its offset in the whole, and its length.
+    ///
+    /// Each granule is held as the host's meanwhile, so that it cannot become the TSM's under the copy. A
+    /// processor that checks the owner of memory at each access would refuse; one with nested paging lets
+    /// the TSM reach everything.
+    fn copy_host(
+        &self,
+        address: HostPa,
+        length: usize,
+        copy: impl Fn(*mut u8, usize, usize) -> Result<(), HostFault>,
+    ) -> Result<(), HostFault> {
+        let end = address.0.checked_add(length as u64).ok_or(HostFault)?;
         let first = Granule::containing(address.0).address();
         let top = end
-            .checked_next_multiple_of(tsm_platform::GRANULE_SIZE)
+            .checked_next_multiple_of(GRANULE_SIZE)
             .ok_or(HostFault)?;
         let range = GranuleRange::new(first, top).ok_or(HostFault)?;
-        let span = self.memory.kinds.span(range).ok_or(HostFault)?;
-        if span.is_device() {
+        let kinds = &self.memory.kinds;
+        if kinds.span(range).ok_or(HostFault)?.is_device() {
             return Err(HostFault);
         }
-        self.host.at(address.0, length).ok_or(HostFault)
+        let granules = kinds
+            .share_each(range, Kind::Absent)
+            .map_err(|_| HostFault)?;
+        let mut done = 0;
+        for held in granules {
+            let _held = held.map_err(|_| HostFault)?;
+            let at = address.0.checked_add(done as u64).ok_or(HostFault)?;
+            let left = (GRANULE_SIZE - at % GRANULE_SIZE) as usize;
+            let count = left.min(length.saturating_sub(done));
+            copy(
+                self.host.at(at, count as u64).ok_or(HostFault)?,
+                done,
+                count,
+            )?;
+            done = done.saturating_add(count);
+        }
+        Ok(())
     }
 
     /// Changes the owner of `range` from one kind of use to another.
@@ -146,14 +171,18 @@ impl GranuleMemory for Machine {
 
 impl HostMemory for Machine {
     fn host_read(&self, from: HostPa, out: &mut [u8]) -> Result<(), HostFault> {
-        let pointer = self.host_memory(from, out.len())?;
-        // SAFETY: `out` is ours; the other side is in the window of host memory.
-        unsafe { arch::copy(out.as_mut_ptr(), pointer, out.len()) }
+        let first = out.as_mut_ptr();
+        self.copy_host(from, out.len(), |place, offset, count| {
+            // SAFETY: the piece is inside `out`; the other side is in the window of host memory.
+            unsafe { arch::copy(first.wrapping_add(offset), place, count) }
+        })
     }
     fn host_write(&self, to: HostPa, data: &[u8]) -> Result<(), HostFault> {
-        let pointer = self.host_memory(to, data.len())?;
-        // SAFETY: as in `host_read`.
-        unsafe { arch::copy(pointer, data.as_ptr(), data.len()) }
+        let first = data.as_ptr();
+        self.copy_host(to, data.len(), |place, offset, count| {
+            // SAFETY: as in `host_read`.
+            unsafe { arch::copy(place, first.wrapping_add(offset), count) }
+        })
     }
 }
 
