@@ -5,6 +5,8 @@
 
 use tsm_platform::{GranuleRange, Rid};
 
+use crate::filters::{ConfigRule, PortRule};
+
 /// A file that the platform's owner gave to the TSM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct File {
@@ -39,9 +41,12 @@ pub trait Board: Sync {
     /// Returns where the registers of PCI functions are, apart from configuration space.
     fn device_window(&self) -> GranuleRange;
 
-    /// Returns the first and last port of each range that the host must not reach: those of the TSM,
-    /// and those by which the platform would reach memory past nested paging and IOMMU.
-    fn private_ports(&self) -> &'static [(u16, u16)];
+    /// Returns the ports that the TSM filters: its own, and those by which the platform would reach
+    /// memory past nested paging and IOMMU, or start again with memory as it is.
+    fn port_rules(&self) -> &'static [PortRule];
+
+    /// Returns the functions whose registers the host may write in part only.
+    fn config_rules(&self) -> &'static [ConfigRule];
 
     /// Returns the function that is the key configuration unit of the root ports.
     fn key_unit(&self) -> Rid;

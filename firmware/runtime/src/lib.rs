@@ -27,6 +27,7 @@ mod arch;
 mod board;
 mod carve;
 mod ecam;
+mod filters;
 #[cfg(target_os = "none")]
 mod isolation;
 #[cfg(all(target_os = "none", feature = "isolation-tests"))]
@@ -46,3 +47,4 @@ mod setup;
 mod syndrome;
 
 pub use board::{Board, File};
+pub use filters::{ConfigRule, PortRule, PortUse};

@@ -26,6 +26,9 @@ pub use self::x86_64::*;
 #[path = "x86_64/acpi.rs"]
 pub mod acpi;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/confine/mod.rs"]
+mod confine;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
 #[path = "x86_64/generation.rs"]
 mod generation;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]

@@ -4,7 +4,7 @@
 //! QEMU's q35 machine.
 
 use tsm_platform::{GranuleRange, Rid};
-use tsm_runtime::{Board, File};
+use tsm_runtime::{Board, ConfigRule, File, PortRule, PortUse};
 use x86_64::instructions::port::PortWriteOnly;
 
 use crate::configuration;
@@ -23,12 +23,44 @@ const DEVICES: GranuleRange = match GranuleRange::new(0xc000_0000, 0xfec0_0000) 
     None => panic!("the window is made of granules"),
 };
 
-/// Ports that a host must not reach.
-const PRIVATE: &[(u16, u16)] = &[
+/// Ports that the host reaches by way of the TSM, or not at all.
+const PORTS: &[PortRule] = &[
+    // ISA DMA, which writes memory past the IOMMU.
+    PortRule::new(0x00, 0x0f, PortUse::Nothing),
+    PortRule::new(0x60, 0x60, PortUse::KeyboardData),
+    PortRule::new(0x64, 0x64, PortUse::KeyboardCommand),
+    PortRule::new(0x92, 0x92, PortUse::SystemControl),
+    // Requests of system management mode, which the machine does not have.
+    PortRule::new(0xb2, 0xb3, PortUse::Nothing),
+    PortRule::new(0xc0, 0xdf, PortUse::Nothing),
     // The log of the TSM.
-    (LOG, LOG),
+    PortRule::new(LOG, LOG, PortUse::Nothing),
     // fw_cfg, whose DMA engine writes anywhere.
-    (configuration::FIRST_PORT, configuration::LAST_PORT),
+    PortRule::new(
+        configuration::FIRST_PORT,
+        configuration::LAST_PORT,
+        PortUse::Nothing,
+    ),
+    PortRule::new(PM1A_CONTROL, PM1A_CONTROL + 1, PortUse::PowerControl),
+    // The watchdog, which resets the machine.
+    PortRule::new(0x660, 0x67f, PortUse::Nothing),
+    PortRule::new(0xcf8, 0xcfb, PortUse::ConfigAddress),
+    PortRule::new(0xcfc, 0xcff, PortUse::ConfigData),
+];
+
+/// Functions of the chipset. What the host needs of them is the routing of interrupts.
+const CHIPSET: &[ConfigRule] = &[
+    // The host bridge: PCIEXBAR, PAM, SMRAM and TSEG move memory.
+    ConfigRule {
+        rid: Rid(0),
+        writable: &[],
+    },
+    // The LPC bridge: PMBASE and RCBA move registers; PIRQ routing is the host's, and its command and
+    // status registers.
+    ConfigRule {
+        rid: Rid(0x1f << 3),
+        writable: &[(0x04, 0x07), (0x60, 0x63), (0x68, 0x6b)],
+    },
 ];
 
 /// The board.
@@ -64,8 +96,12 @@ impl Board for Q35 {
         DEVICES
     }
 
-    fn private_ports(&self) -> &'static [(u16, u16)] {
-        PRIVATE
+    fn port_rules(&self) -> &'static [PortRule] {
+        PORTS
+    }
+
+    fn config_rules(&self) -> &'static [ConfigRule] {
+        CHIPSET
     }
 
     fn key_unit(&self) -> Rid {
