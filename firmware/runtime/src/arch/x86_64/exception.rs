@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use ::x86_64::registers::control::Cr2;
 
-use super::{isolation, smp};
+use super::{isolation, smp, svm};
 
 const NMI: u64 = 2;
 const PAGE_FAULT: u64 = 14;
@@ -44,7 +44,7 @@ pub fn stay_if_stopped() {
 extern "C" fn tsm_exception(frame: &mut Frame) {
     match frame.vector {
         // It was sent to bring this CPU out of a guest, which it has left.
-        NMI => {}
+        NMI => frame.rip = svm::continue_after_nmi(frame.rip),
         PAGE_FAULT => {
             let address = Cr2::read_raw();
             if let Some(rip) = super::recovery(frame.rip) {

@@ -78,3 +78,26 @@ svm_enter:
     xor     r10d, r10d
     xor     r11d, r11d
     ret
+
+// extern "C" fn svm_take_nmi()
+// Takes a non-maskable interrupt that made a guest leave: it is still pending.
+    .global svm_take_nmi
+svm_take_nmi:
+    stgi
+    nop
+    clgi
+    ret
+
+// extern "C" fn svm_wait()
+// Waits for a non-maskable interrupt. One that comes before the processor waits must not be lost: its
+// handler continues at the end (`svm::continue_after_nmi`).
+    .global svm_wait
+svm_wait:
+    stgi
+    .global svm_wait_first
+svm_wait_first:
+    hlt
+    .global svm_wait_end
+svm_wait_end:
+    clgi
+    ret

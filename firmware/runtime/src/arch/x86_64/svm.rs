@@ -6,15 +6,20 @@
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
-use x86_64::registers::model_specific::Msr;
+use ::x86_64::registers::model_specific::Msr;
 
-use super::cpu::{self, MAX_CPUS};
+use super::cpu;
 use crate::arch::vmcb::{Gprs, Vmcb, efer};
+use crate::layout::MAX_CPUS;
 
 global_asm!(include_str!("svm.S"));
 
 unsafe extern "C" {
     fn svm_enter(vmcb: u64, gprs: *mut Gprs, own: u64);
+    safe fn svm_take_nmi();
+    safe fn svm_wait();
+    static svm_wait_first: u8;
+    static svm_wait_end: u8;
 }
 
 /// MSR: extended features.
@@ -78,4 +83,24 @@ pub unsafe fn enter(vmcb: &mut Vmcb, gprs: &mut Gprs) {
     };
     // SAFETY: `start` has filled the page; the caller promises the rest.
     unsafe { svm_enter(&raw mut *vmcb as u64, gprs, own.rest.get() as u64) };
+}
+
+/// Takes the non-maskable interrupt that made a guest leave. The processor that exits for it does not
+/// take it off the list of what it has to do.
+pub fn take_nmi() {
+    svm_take_nmi();
+}
+
+/// Waits until another CPU kicks this one. It may also return without a reason.
+pub fn wait() {
+    svm_wait();
+}
+
+/// Returns where a non-maskable interrupt that came at `rip` continues.
+pub fn continue_after_nmi(rip: u64) -> u64 {
+    if rip == &raw const svm_wait_first as u64 {
+        &raw const svm_wait_end as u64
+    } else {
+        rip
+    }
 }

@@ -12,6 +12,9 @@ pub const APIC_BASE: u32 = 0x1b;
 /// The interrupt command register of x2APIC mode.
 pub const X2APIC_ICR: u32 = 0x830;
 
+/// The local vector table of x2APIC mode, and AMD's extension of it.
+const LOCAL_VECTORS: [core::ops::RangeInclusive<u32>; 2] = [0x832..=0x837, 0x850..=0x853];
+
 /// Bytes of a permission map.
 pub const MAP_BYTES: usize = 8192;
 
@@ -58,6 +61,8 @@ pub fn fill(map: &mut [u8; MAP_BYTES]) {
     set(TSC_RATIO, READ | WRITE);
     set(APIC_BASE, WRITE);
     set(X2APIC_ICR, WRITE);
+    let vectors = LOCAL_VECTORS.into_iter().flatten();
+    vectors.for_each(|register| set(register, WRITE));
     HIDDEN.for_each(|register| set(register, READ | WRITE));
     for (first, last) in FIXED {
         (first..=last).for_each(|register| set(register, WRITE));
@@ -81,6 +86,8 @@ pub enum Answer {
     Efer(u64),
     /// A command for the local APIC.
     Command(u64),
+    /// It is written to the register.
+    Forward(u64),
     /// General protection.
     Refuse,
 }
@@ -135,6 +142,19 @@ pub fn write(register: u32, value: u64, state: &State) -> Answer {
         // Out of x2APIC mode and at another address the interrupt commands would not be seen.
         APIC_BASE if value == state.apic_base => Answer::Done(0),
         X2APIC_ICR => Answer::Command(value),
+        _ if LOCAL_VECTORS.iter().any(|range| range.contains(&register)) => local_vector(value),
+        _ => Answer::Refuse,
+    }
+}
+
+/// The local sources of interrupts may not send what no command may: neither INIT nor management
+/// interrupts.
+const fn local_vector(value: u64) -> Answer {
+    /// All but the vector, delivery mode and status, polarity, remote request, trigger mode, mask and
+    /// timer mode.
+    const RESERVED: u64 = !0x7_f7ff;
+    match value >> 8 & 7 {
+        0 | 4 | 7 if value & RESERVED == 0 => Answer::Forward(value),
         _ => Answer::Refuse,
     }
 }
@@ -178,7 +198,7 @@ mod tests {
         assert_eq!(bits(&map, 0x1004, 0), 2, "SYSCFG");
         assert_eq!(bits(&map, 0x820, 2), 0, "STAR");
         let set: u32 = map.iter().map(|byte| byte.count_ones()).sum();
-        assert_eq!(set, 1 + 1 + 2 + 2 + 12 + 1 + 1 + 8 + 1 + 3 + 3);
+        assert_eq!(set, 1 + 1 + 6 + 4 + 2 + 2 + 12 + 1 + 1 + 8 + 1 + 3 + 3);
     }
 
     #[test]
@@ -213,6 +233,18 @@ mod tests {
             );
         }
         assert_eq!(write(X2APIC_ICR, 5, &STATE), Answer::Command(5));
+    }
+
+    #[test]
+    fn a_local_source_sends_no_init_and_no_management_interrupt() {
+        // As Linux writes them: timer, external interrupts, non-maskable interrupts, masked.
+        for value in [0x4_00ec, 0x700, 0x400, 0x1_00ff] {
+            assert_eq!(write(0x835, value, &STATE), Answer::Forward(value));
+        }
+        for value in [0x200, 0x500, 0x600, 0x100, 1 << 20, 1 << 32, 0x800] {
+            assert_eq!(write(0x832, value, &STATE), Answer::Refuse, "{value:#x}");
+        }
+        assert_eq!(write(0x838, 0, &STATE), Answer::Refuse);
     }
 
     #[test]
