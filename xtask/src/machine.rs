@@ -426,6 +426,8 @@ fn command_line(
     if plan.mode == Mode::Bench {
         // One virtual nanosecond an instruction, and a 1 GHz counter: one tick is one instruction.
         command.args(["-icount", "shift=0"]);
+        // A whole GiB that nothing else lies in.
+        command.args(["-m", "3G"]);
     }
     for image in board.images {
         let other = plan.tsm.filter(|_| image.name == "tsm");

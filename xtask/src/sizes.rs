@@ -29,29 +29,40 @@ struct Sizes {
 /// If an image is over its budget or does not build.
 pub fn print(boards: &[&Board]) -> Result<()> {
     build_all(boards)?;
-    println!(
-        "{:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "image", "text", "rodata", "data", "bss", "stacks", "budget"
-    );
     let mut over = Vec::new();
     for board in boards {
-        for image in board.images {
-            let name = format!("{}/{}", board.name, image.name);
-            let sizes = measure(board, image)?;
-            let budget = image.budget * 1024;
-            println!(
-                "{name:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {budget:>9}",
-                sizes.text, sizes.constants, sizes.data, sizes.zeroed, sizes.stacks
-            );
-            if sizes.text + sizes.constants > budget {
-                over.push(name);
-            }
-        }
+        over.extend(table(board)?);
     }
     if !over.is_empty() {
         bail!("over budget: {}", over.join(", "));
     }
     Ok(())
+}
+
+/// Prints the rows of a board, whose images are built; returns which are over their budgets.
+///
+/// # Errors
+///
+/// If an image cannot be read.
+pub fn table(board: &Board) -> Result<Vec<String>> {
+    println!(
+        "{:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "image", "text", "rodata", "data", "bss", "stacks", "budget"
+    );
+    let mut over = Vec::new();
+    for image in board.images {
+        let name = format!("{}/{}", board.name, image.name);
+        let sizes = measure(board, image)?;
+        let budget = image.budget * 1024;
+        println!(
+            "{name:<24} {:>9} {:>9} {:>9} {:>9} {:>9} {budget:>9}",
+            sizes.text, sizes.constants, sizes.data, sizes.zeroed, sizes.stacks
+        );
+        if sizes.text + sizes.constants > budget {
+            over.push(name);
+        }
+    }
+    Ok(over)
 }
 
 fn measure(board: &Board, image: &Image) -> Result<Sizes> {

@@ -3,7 +3,7 @@
 
 //! Counting instructions: one tick of the counter is one instruction when QEMU counts them.
 //!
-//! A count runs from the SMC to the return to its next instruction. The least of several is told:
+//! A count runs from the call to the return to its next instruction. The least of several is told:
 //! the first calls of a path fill caches of QEMU that are no property of the firmware.
 
 use tsm_abi::rmi::{
@@ -12,6 +12,7 @@ use tsm_abi::rmi::{
 use tsm_payload_support::{arch, println};
 use zerocopy::FromZeros;
 
+use super::board::SPARE_GIB;
 use super::flow::{self, Host};
 use super::layout::{DONATED_TOP, Page, REALM_DATA, Slot};
 use super::memory;
@@ -96,7 +97,7 @@ pub fn run(at_entry: u64) -> ! {
 }
 
 fn all(host: &mut Host) -> Result<()> {
-    least_of("null SMC", NULL_CALL, [0; 7]);
+    least_of("null call", NULL_CALL, [0; 7]);
     let (version, arguments) = Call::Version {
         requested: tsm_abi::rmi::VERSION,
     }
@@ -118,26 +119,34 @@ fn granules() -> Result<()> {
         (
             "GRANULE_RANGE_DELEGATE 1",
             "GRANULE_RANGE_UNDELEGATE 1",
+            REALM_DATA,
             0x1000,
         ),
         (
             "GRANULE_RANGE_DELEGATE 2M",
             "GRANULE_RANGE_UNDELEGATE 2M",
+            REALM_DATA,
             BLOCK_BYTES,
         ),
+        (
+            "GRANULE_RANGE_DELEGATE 1G",
+            "GRANULE_RANGE_UNDELEGATE 1G",
+            SPARE_GIB,
+            1 << 30,
+        ),
     ];
-    for (make, undo, bytes) in sizes {
-        let end = REALM_DATA + bytes;
+    for (make, undo, start, bytes) in sizes {
+        let end = start + bytes;
         pair(
             (make, undo),
             || {
-                count_range(REALM_DATA, end, |start| Call::GranuleRangeDelegate {
+                count_range(start, end, |start| Call::GranuleRangeDelegate {
                     start,
                     end,
                 })
             },
             || {
-                count_range(REALM_DATA, end, |start| Call::GranuleRangeUndelegate {
+                count_range(start, end, |start| Call::GranuleRangeUndelegate {
                     start,
                     end,
                 })
