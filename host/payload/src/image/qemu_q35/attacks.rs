@@ -24,6 +24,8 @@ use super::{IOMMU, KEY_UNIT_RID, TSM, TSM_TOP, ports};
 /// A page of the host's, which nothing else uses, and the one behind it.
 const PAGE: u64 = HOST_DMA_TOP as u64 - 0x3000;
 const OTHER_PAGE: u64 = PAGE + 0x1000;
+/// The debug console, which takes the TSM's log.
+const LOG_PORT: u16 = 0xe9;
 const MARK: u64 = u64::from_le_bytes(*b"EDUMARK!");
 
 /// Everything that must fail without harm while the guest uses its device. The guest would not
@@ -191,6 +193,13 @@ fn below_translation() {
     same("a20-gate", "close the A20 gate by the output port");
     port::write8(0x64, 0xd1);
     port::write8(0x60, 0xdf);
+    let log = port::read8(LOG_PORT);
+    attack(
+        "log-port",
+        format_args!("read the port of the TSM's log, which answers with its own number"),
+        format_args!("{log:#x}"),
+        log != LOG_PORT as u8,
+    );
     let timer = vectors::read(0xfed0_0000);
     attack(
         "event-timer",
