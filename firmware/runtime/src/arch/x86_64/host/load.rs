@@ -88,7 +88,9 @@ fn place_host(machine: &Machine, file: File, head: &[u8; PAGE]) -> Result<Entry,
         write(page, &[0; PAGE])?;
     }
     write(place::PARAMETERS, &parameters)?;
-    write(place::COMMAND_LINE, &found.start.command_line)?;
+    if !found.start.command_line.is_empty() {
+        write(place::COMMAND_LINE, &found.start.command_line)?;
+    }
     if let Some(page) = root_tables {
         write(place::ACPI, &page)?;
     }
