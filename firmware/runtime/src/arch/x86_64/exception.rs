@@ -61,7 +61,10 @@ extern "C" fn tsm_exception(frame: &mut Frame) {
 }
 
 fn fatal(frame: &Frame) -> ! {
-    STOPPED.store(true, Ordering::Relaxed);
+    // One report is enough, and making it may be what fails.
+    if STOPPED.swap(true, Ordering::Relaxed) {
+        stop();
+    }
     defmt::error!(
         "exception {=u64} error {=u64:#x} rip {=u64:#x} rsp {=u64:#x} cr2 {=u64:#x}",
         frame.vector,
@@ -88,7 +91,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     if isolation::is_isolated() {
         isolation::abandon(info);
     }
-    STOPPED.store(true, Ordering::Relaxed);
+    if STOPPED.swap(true, Ordering::Relaxed) {
+        stop();
+    }
     if let Some(place) = info.location() {
         defmt::error!("panic at {=str}:{=u32}", place.file(), place.line());
     }

@@ -7,7 +7,7 @@ use crate::paging::{Format, Use};
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
-/// PWT and PCD: entry 3 of the PAT, uncacheable at reset and as [`super::cpu`] leaves it.
+/// PWT and PCD: entry 3 of the PAT, uncacheable after reset. A guest's PAT is its own.
 const UNCACHEABLE: u64 = 1 << 3 | 1 << 4;
 /// Accessed and dirty, set beforehand so that the processor never writes an entry.
 const ACCESSED: u64 = 1 << 5;
