@@ -18,6 +18,8 @@ use crate::arch::confine::{config, cpuid};
 use crate::arch::vmcb::control_register::CR0_PG;
 use crate::arch::vmcb::{event, exit};
 use crate::board::board;
+#[cfg(feature = "isolation-tests")]
+use crate::isolation_tests;
 use crate::log::warning;
 
 /// Bytes of the instructions that leave. The processor need not tell.
@@ -213,7 +215,11 @@ fn call(host: &mut HostCpu) {
         *argument = host.gprs.by_call(save, number).map_or(0, |gpr| *gpr);
     }
     if let Some((machine, tsm)) = boot::tsm() {
-        let results = tsm.host_call(machine, save.rax, &arguments);
+        let results = match save.rax {
+            #[cfg(feature = "isolation-tests")]
+            isolation_tests::FUNCTION => isolation_tests::run(machine, arguments[0]),
+            function => tsm.host_call(machine, function, &arguments),
+        };
         for (number, result) in results.into_iter().enumerate() {
             if let Some(gpr) = host.gprs.by_call(save, number) {
                 *gpr = result;
