@@ -33,7 +33,7 @@ unsafe impl Sync for Gates {}
 
 static GATES: Gates = Gates(UnsafeCell::new([[0; 2]; 32]));
 
-// The other CPU has no stack; rbx is the mailbox and rbp its page. It shares whole words only. It
+// The other CPU calls nothing; rbx is the mailbox and rbp its page. It shares whole words only. It
 // goes from real mode to 64-bit mode at once.
 global_asm!(
     ".section .rodata.other_cpu, \"a\"",
@@ -65,6 +65,8 @@ global_asm!(
     "jmp 9b",
     ".endm",
     ".macro other_cpu_on",
+    // Room for the frame of an exception, behind the code of real mode.
+    "mov esp, 0x8f00",
     "mov rbx, qword ptr ds:[0x8ff8]",
     "lidt [rip + other_cpu_gates]",
     "mov rbp, [rbx]",
