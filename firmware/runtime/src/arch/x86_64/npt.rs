@@ -9,3 +9,8 @@ use tsm_platform::{GranuleRange, PlatformError};
 pub fn set_owner(_range: GranuleRange, _realm: bool) -> Result<(), PlatformError> {
     Err(PlatformError::Unsupported)
 }
+
+/// Returns the root of the host's tables, once there are any.
+pub fn host_root() -> Option<u64> {
+    None
+}
