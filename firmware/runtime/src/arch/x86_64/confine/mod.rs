@@ -9,5 +9,6 @@ pub mod icr;
 pub mod instruction;
 pub mod msr;
 pub mod ports;
+pub mod requests;
 pub mod start;
 pub mod walk;

@@ -104,10 +104,11 @@ impl HostCpu {
 
     /// Does what other CPUs of the host have asked this one for.
     fn heed_signals(&mut self, index: usize) {
-        if signal::is_stopped(index) {
+        let requests = signal::requests(index);
+        if requests.is_stopped() {
             self.wait(index);
         }
-        if self.vmcb.control.event_inj & event::VALID == 0 && signal::take_nmi(index) {
+        if self.vmcb.control.event_inj & event::VALID == 0 && requests.take_nmi() {
             self.vmcb.control.event_inj = event::NMI;
         }
         exception::stay_if_stopped();
