@@ -115,6 +115,10 @@ extern "C" fn tsm_warm_main(index: usize) -> ! {
 
 /// Makes this CPU ready to run guests.
 pub fn bring_up() {
+    if !svm::is_supported() {
+        warning!("the processor cannot run guests");
+        exception::stop();
+    }
     // SAFETY: the CPU has its index and its segments, and they stay.
     unsafe { svm::start() };
     match apic::enable() {

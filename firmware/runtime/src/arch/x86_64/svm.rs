@@ -3,6 +3,7 @@
 
 //! Entering and leaving guests on AMD processors.
 
+use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
@@ -26,6 +27,20 @@ unsafe extern "C" {
 const EFER: u32 = 0xc000_0080;
 /// MSR: where the processor saves the state of the one that runs a guest.
 const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// Returns whether this processor can run guests: it has SVM with nested paging, and nobody has switched
+/// SVM off for good (AMD APM volume 2, 15.4).
+pub fn is_supported() -> bool {
+    const SVM: u32 = 1 << 2;
+    const NESTED_PAGING: u32 = 1 << 0;
+    const VM_CR: u32 = 0xc001_0114;
+    const SWITCHED_OFF: u64 = 1 << 4;
+    __cpuid(0x8000_0000).eax >= 0x8000_000a
+        && __cpuid(0x8000_0001).ecx & SVM != 0
+        && __cpuid(0x8000_000a).edx & NESTED_PAGING != 0
+        // SAFETY: every processor with SVM has the register.
+        && unsafe { Msr::new(VM_CR).read() } & SWITCHED_OFF == 0
+}
 
 /// What the processor needs of one CPU: the page that VMRUN saves to, and one in the form of a
 /// control block for what VMRUN leaves alone.
