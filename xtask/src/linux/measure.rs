@@ -19,7 +19,7 @@ const ROUNDS: usize = 5;
 /// The machines without firmware and without what firmware alone uses.
 const PLAIN_ARM: [&str; 4] = [
     "-M",
-    "virt,virtualization=on,gic-version=3,its=off",
+    "virt,virtualization=on,gic-version=3,its=on",
     "-cpu",
     "max,sme=off,pauth-impdef=on",
 ];

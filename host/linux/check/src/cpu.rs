@@ -29,6 +29,12 @@ pub fn out8(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
 }
 
+/// Writes a word of two bytes to a port.
+pub fn out16(port: u16, value: u16) {
+    // SAFETY: as above.
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
+}
+
 /// Reads a word of four bytes of a port.
 pub fn in32(port: u16) -> u32 {
     let value;

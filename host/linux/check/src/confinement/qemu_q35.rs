@@ -53,13 +53,16 @@ pub const BAR_TARGETS: &[(&str, &str, u32)] = &[
 ];
 
 const IOMMU: u64 = 0xfed9_0000;
-/// Configuration space in memory, and the BAR of [`MOVED_FUNCTION`] in it.
-const ECAM_BAR: u64 = 0xb000_0000 + (4 << 15) + 0x10;
+const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Configuration space in memory of [`MOVED_FUNCTION`], and its BAR.
+const ECAM: u64 = 0xb000_0000 + (4 << 15);
+const ECAM_BAR: u64 = ECAM + 0x10;
 
 /// Tries what needs more than a load or a store.
 pub fn check(tally: &mut Tally, door: &Door) {
     let told = instructions(tally)
         .and_then(|()| registers(tally))
+        .and_then(|()| memory(tally))
         .and_then(|()| ports(tally))
         .and_then(|()| moved_otherwise(tally))
         .and_then(|()| firmware_configuration(tally, door))
@@ -77,10 +80,11 @@ fn instructions(tally: &mut Tally) -> Result<()> {
     for (number, name) in NAMES.iter().enumerate() {
         let seen = attacks::execute(number as u64)?;
         let told = if seen { "exception" } else { "it worked" };
-        tally.attack(name, "the instruction in the kernel", told, seen);
+        let tried = format!("{name} in the kernel");
+        tally.attack("svm-instruction", &tried, told, seen);
     }
     tally.must_fault(
-        "call-from-user-space",
+        "call-at-level-3",
         "VMMCALL by a process",
         &attempt(|| Ok(cpu::vmmcall(rmi::VERSION))),
     );
@@ -92,8 +96,9 @@ fn registers(tally: &mut Tally) -> Result<()> {
     const EFER: u64 = 0xc000_0080;
     const SVME: u64 = 1 << 12;
     const APIC_BASE: u64 = 0x1b;
+    const SMM_BASE: u64 = 0xc001_0111;
     const TSC_AUX: u64 = 0xc000_0103;
-    const HIDDEN: [(&str, u64); 2] = [("read-vm-cr", 0xc001_0114), ("read-vm-hsave", 0xc001_0117)];
+    const HIDDEN: [(&str, u64); 2] = [("vm-cr", 0xc001_0114), ("vm-hsave-pa", 0xc001_0117)];
     let control = attacks::read_register(TSC_AUX)?;
     tally.check(
         "control-register-is-read",
@@ -109,16 +114,22 @@ fn registers(tally: &mut Tally) -> Result<()> {
             seen.is_none(),
         );
         let done = attacks::write_register(register, 0)?;
-        let name = name.replace("read", "write");
-        tally.attack(&name, "WRMSR in the kernel", format!("done: {done}"), !done);
+        tally.attack(name, "WRMSR in the kernel", format!("done: {done}"), !done);
     }
+    let done = attacks::write_register(SMM_BASE, TSM)?;
+    tally.attack(
+        "smm-base",
+        "WRMSR in the kernel",
+        format!("done: {done}"),
+        !done,
+    );
     let efer = attacks::read_register(EFER)?.unwrap_or(SVME);
     tally.check("svm-looks-off", format!("EFER {efer:#x}"), efer & SVME == 0);
     let same = attacks::write_register(EFER, efer)?;
     tally.check("control-efer-is-written", format!("done: {same}"), same);
     let done = attacks::write_register(EFER, efer | SVME)?;
     tally.attack(
-        "switch-svm-on",
+        "efer-svme",
         "WRMSR of EFER.SVME",
         format!("done: {done}"),
         !done,
@@ -127,7 +138,7 @@ fn registers(tally: &mut Tally) -> Result<()> {
     let done = attacks::write_register(APIC_BASE, (base & 0xfff) | TSM)?;
     let after = attacks::read_register(APIC_BASE)?.unwrap_or(0);
     tally.attack(
-        "move-local-apic",
+        "apic-base",
         "WRMSR of APIC_BASE, over the TSM",
         format!("done: {done}, at {after:#x}"),
         !done && after == base,
@@ -149,9 +160,63 @@ fn ports(tally: &mut Tally) -> Result<()> {
         format!("{before:#x}, then {after:#x}"),
         after & A20 != 0,
     );
+    // Each would bring something else of its own: the letter that its memory begins with, its number.
+    const SELECTOR: u16 = 0x510;
+    const LOG: u16 = 0xe9;
+    cpu::out16(SELECTOR, 0);
+    for (name, tried, port) in [
+        ("read-fw-cfg", "read fw_cfg by its port", SELECTOR + 1),
+        ("log-port", "read the port of the firmware's log", LOG),
+    ] {
+        let seen = cpu::in8(port);
+        tally.attack(name, tried, format!("{seen:#x}"), seen == 0xff);
+    }
+    cpu::out8(LOG, b'!');
     let hpet =
         fs::read_to_string("/sys/devices/system/clocksource/clocksource0/available_clocksource")?;
-    tally.check("no-hpet", hpet.trim(), !hpet.contains("hpet"));
+    tally.check("event-timer", hpet.trim(), !hpet.contains("hpet"));
+    Ok(())
+}
+
+/// Loads and stores of the kernel.
+fn memory(tally: &mut Tally) -> Result<()> {
+    let id = attacks::read_memory(ECAM)?;
+    tally.check("control-kernel-reads", format!("{id:x?}"), id.is_some());
+    for (name, tried, address) in [
+        (
+            "kernel-reads-tsm",
+            "load from the TSM's memory in the kernel",
+            TSM,
+        ),
+        (
+            "kernel-reads-iommu",
+            "load from the IOMMU's registers in the kernel",
+            IOMMU,
+        ),
+        (
+            "local-apic-page",
+            "load from the local APIC's page in the kernel",
+            LOCAL_APIC,
+        ),
+    ] {
+        let seen = attacks::read_memory(address)?;
+        tally.attack(name, tried, format!("{seen:x?}"), seen.is_none());
+    }
+    for (name, tried, address) in [
+        (
+            "kernel-writes-tsm",
+            "store to the TSM's memory in the kernel",
+            TSM,
+        ),
+        (
+            "kernel-writes-iommu",
+            "store to the IOMMU's registers in the kernel",
+            IOMMU + 0x18,
+        ),
+    ] {
+        let done = attacks::write_memory(address, 0)?;
+        tally.attack(name, tried, format!("done: {done}"), !done);
+    }
     Ok(())
 }
 
@@ -168,13 +233,13 @@ fn moved_otherwise(tally: &mut Tally) -> Result<()> {
     };
     let free = by_port(FREE_MMIO);
     tally.check(
-        "control-bar-moves-by-port",
+        "control-bar-moves-by-ports",
         format!("to {free:#x}"),
         free == FREE_MMIO,
     );
     for (name, tried, place) in BAR_TARGETS {
         let after = by_port(*place);
-        let name = format!("{name}-by-port");
+        let name = format!("{name}-by-ports");
         tally.attack(&name, tried, format!("BAR {after:#x}"), after == free);
     }
     by_port(before);
@@ -318,14 +383,14 @@ pub fn while_delegated(
     mapping.write(0, MARK);
     let copier = Copier::new()?;
     let own = copier.copy(base, mapping, base);
-    tally.check("control-device-copies", format!("{own:#x}"), own == MARK);
+    tally.check("edu-copies-host-memory", format!("{own:#x}"), own == MARK);
     for (name, tried, place) in [
         (
-            "dma-read-delegated",
+            "edu-dma-read",
             "a device copies delegated memory",
             delegated,
         ),
-        ("dma-read-tsm", "a device copies the TSM's memory", TSM),
+        ("edu-dma-read", "a device copies the TSM's memory", TSM),
     ] {
         let seen = copier.copy(place, mapping, base);
         // What it had before, or nothing.
@@ -336,7 +401,7 @@ pub fn while_delegated(
     let reply = door.call(&Call::Features { index: 0 });
     let lives = reply.is_ok_and(|reply| reply.is_success());
     tally.attack(
-        "dma-write-tsm",
+        "edu-dma-write",
         "a device stores to the TSM's memory",
         format!("the TSM answers: {lives}"),
         lives,
