@@ -25,6 +25,10 @@ pub enum Meaning {
     JumpThrough(u64),
     /// A register becomes what stands there.
     Load { register: u32, from: u64 },
+    /// A register becomes this number, which may be an address.
+    Constant { register: u32, value: u64 },
+    /// A register becomes what another one is.
+    Copy { register: u32, from: u32 },
     /// A jump to one of the addresses in the table that is there.
     JumpTable(u64),
     /// A return, also from an exception, or an instruction that traps.
@@ -55,7 +59,7 @@ pub struct Decoded {
     pub meaning: Meaning,
     /// In bytes; at least 1.
     pub length: usize,
-    /// Registers that do not keep what they hold, a bit each, where [`Meaning::Load`] is known.
+    /// Registers that do not keep what they hold, a bit each, where what they hold is followed.
     pub written: u32,
 }
 

@@ -9,7 +9,7 @@ mod graph;
 mod rules;
 mod x86;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -165,8 +165,9 @@ impl Code {
             offset += decoded.length;
             if let Some(current) = function {
                 let function = &mut self.functions[current];
-                let meaning = state.resolve(&decoded, image, function.start..end);
+                let meaning = State::resolve(&decoded, image, function.start..end);
                 state.apply(function, index, meaning, at, end);
+                state.follow(&decoded, image);
             }
         }
     }
@@ -213,8 +214,9 @@ impl Image<'_> {
 struct State {
     /// Registers that hold the stack pointer less so much.
     below: BTreeMap<u32, u64>,
-    /// Registers that hold the address of a function.
-    pointers: BTreeMap<u32, u64>,
+    /// Registers that hold the address of a function, and of which it may be. They are followed in
+    /// the order in which the compiler has laid the code out.
+    pointers: BTreeMap<u32, BTreeSet<u64>>,
     /// Whether an address inside the function was made, as a switch does.
     switches: bool,
     falls_through: bool,
@@ -226,9 +228,9 @@ impl State {
     /// Looks up what an instruction in the function `own` takes from memory that nobody writes: the
     /// address of a function, or the first entry of a table, which tells a switch from a table of
     /// functions.
-    fn resolve(&mut self, decoded: &Decoded, image: &Image<'_>, own: Range<u64>) -> Meaning {
+    fn resolve(decoded: &Decoded, image: &Image<'_>, own: Range<u64>) -> Meaning {
         let inside = |to: &u64| own.contains(to);
-        let meaning = match decoded.meaning {
+        match decoded.meaning {
             // Entries of 32 bits, relative to the table.
             Meaning::Address(table) => {
                 let entry = image.constant(table).map(i32::from_le_bytes);
@@ -254,20 +256,36 @@ impl State {
                         always: true,
                     })
             }
-            Meaning::CallRegister(Some(register)) => self
-                .pointers
-                .get(&register)
-                .map_or(Meaning::CallRegister(None), |to| Meaning::Call(*to)),
             other => other,
-        };
-        self.pointers
-            .retain(|register, _| decoded.written >> register & 1 == 0);
-        if let Meaning::Load { register, from } = decoded.meaning
-            && let Some(to) = image.function(from)
-        {
-            self.pointers.insert(register, to);
         }
-        meaning
+    }
+
+    /// Follows the registers over an instruction.
+    fn follow(&mut self, decoded: &Decoded, image: &Image<'_>) {
+        let became = match decoded.meaning {
+            Meaning::Load { register, from } => {
+                let to = image.function(from);
+                to.map(|to| (register, BTreeSet::from([to])))
+            }
+            Meaning::Constant { register, value } => {
+                let known = image.index.contains_key(&value);
+                known.then(|| (register, BTreeSet::from([value])))
+            }
+            Meaning::Copy { register, from } => {
+                let pointers = self.pointers.get(&from);
+                pointers.map(|pointers| (register, pointers.clone()))
+            }
+            _ => None,
+        };
+        match became {
+            // Of two ways to here, each may have set it.
+            Some((register, pointers)) => {
+                self.pointers.entry(register).or_default().extend(pointers);
+            }
+            None => self
+                .pointers
+                .retain(|register, _| decoded.written >> register & 1 == 0),
+        }
     }
 
     fn apply(
@@ -309,6 +327,15 @@ impl State {
                     });
                 }
             }
+            Meaning::CallRegister(Some(register)) if self.pointers.contains_key(&register) => {
+                let callees = self.pointers[&register].iter();
+                let callees = callees.filter_map(|to| index.get(to));
+                function.calls.extend(callees.map(|callee| Call {
+                    at,
+                    callee: *callee,
+                    jump: false,
+                }));
+            }
             Meaning::CallRegister(_) | Meaning::CallThrough(_) => function.indirect.push(at),
             Meaning::JumpRegister if !self.switches => function.indirect.push(at),
             Meaning::JumpRegister => self.switches = false,
@@ -330,6 +357,8 @@ impl State {
             Meaning::JumpTable(_)
             | Meaning::JumpThrough(_)
             | Meaning::Load { .. }
+            | Meaning::Constant { .. }
+            | Meaning::Copy { .. }
             | Meaning::End
             | Meaning::Padding
             | Meaning::Other => {}

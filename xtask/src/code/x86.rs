@@ -93,11 +93,30 @@ fn meaning(instruction: &Instruction) -> Meaning {
         Mnemonic::Iretq => Meaning::ExceptionReturn(EXCEPTION_FRAME),
         Mnemonic::Nop | Mnemonic::Int3 => Meaning::Padding,
         Mnemonic::Enter => Meaning::Dynamic,
-        mnemonic => match (mnemonic, place, general(instruction.op0_register())) {
-            (Mnemonic::Lea, Some(place), _) => Meaning::Address(place),
-            (Mnemonic::Mov, Some(from), Some(register)) => Meaning::Load { register, from },
-            _ => stack(instruction),
-        },
+        Mnemonic::Lea if place.is_some() => Meaning::Address(place.unwrap_or_default()),
+        Mnemonic::Mov => moved(instruction, place).unwrap_or_else(|| stack(instruction)),
+        _ => stack(instruction),
+    }
+}
+
+/// Says what a general register other than the stack pointer becomes; none if that tells nothing.
+fn moved(instruction: &Instruction, place: Option<u64>) -> Option<Meaning> {
+    let (to, from) = (instruction.op0_register(), instruction.op1_register());
+    let register = general(to).filter(|_| to != Register::RSP)?;
+    match instruction.op1_kind() {
+        OpKind::Memory => Some(Meaning::Load {
+            register,
+            from: place?,
+        }),
+        OpKind::Register if from != Register::RSP => Some(Meaning::Copy {
+            register,
+            from: general(from)?,
+        }),
+        OpKind::Register => None,
+        _ => Some(Meaning::Constant {
+            register,
+            value: instruction.immediate(1),
+        }),
     }
 }
 
@@ -202,6 +221,21 @@ mod tests {
             (&[0x48, 0xcf], Meaning::ExceptionReturn(EXCEPTION_FRAME)),
             (&[0xcc], Meaning::Padding),
             (&[0x66, 0x90], Meaning::Padding),
+            // mov r15, 0x10002000; mov r15, rbx.
+            (
+                &[0x49, 0xc7, 0xc7, 0, 0x20, 0, 0x10],
+                Meaning::Constant {
+                    register: 15,
+                    value: 0x1000_2000,
+                },
+            ),
+            (
+                &[0x49, 0x89, 0xdf],
+                Meaning::Copy {
+                    register: 15,
+                    from: 3,
+                },
+            ),
             // lea rax, [rip + 0x10].
             (
                 &[0x48, 0x8d, 0x05, 0x10, 0, 0, 0],
