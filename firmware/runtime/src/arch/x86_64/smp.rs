@@ -26,12 +26,8 @@ pub fn join(id: u32) {
     }
 }
 
-/// Returns whether CPU `cpu` has joined.
-pub fn has_joined(cpu: usize) -> bool {
-    id(cpu).is_some()
-}
-
-fn id(cpu: usize) -> Option<u32> {
+/// Returns the APIC id of CPU `cpu`, if it has joined.
+pub fn id(cpu: usize) -> Option<u32> {
     let id = IDS.get(cpu)?.load(Ordering::SeqCst);
     u32::try_from(id).ok()
 }
@@ -73,7 +69,7 @@ pub fn shootdown() {
 /// Brings a CPU out of its guest, or wakes it if it waits. One that is outside leaves the next guest that
 /// it enters at once.
 pub fn kick(cpu: usize) {
-    if cpu == cpu::index() || !has_joined(cpu::index()) {
+    if cpu == cpu::index() || id(cpu::index()).is_none() {
         return;
     }
     if let Some(id) = id(cpu) {
@@ -84,7 +80,7 @@ pub fn kick(cpu: usize) {
 
 /// Brings all other CPUs out of their guests.
 pub fn kick_others() {
-    if has_joined(cpu::index()) {
+    if id(cpu::index()).is_some() {
         // SAFETY: as in `kick`.
         unsafe { apic::interrupt_others() };
     }

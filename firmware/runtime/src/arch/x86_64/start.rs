@@ -50,12 +50,17 @@ pub fn ticks() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Starts all CPUs but this one, `ids` being the APIC ids of all. Returns whether all came.
+/// Starts all CPUs but this one, `ids` being the APIC ids of all, and this one's the first. Returns whether
+/// all came.
 ///
 /// # Safety
 ///
 /// No other CPU may run yet, this one must have joined, and `root` must be the tables of the TSM.
 pub unsafe fn others(ids: &[u32], root: u64) -> bool {
+    if ids.first().copied() != smp::id(cpu::index()) {
+        warning!("ACPI does not name this processor first");
+        return false;
+    }
     tsm_start_root.store(root, Ordering::SeqCst);
     let page = (HOST_WINDOW + PAGE) as *mut u8;
     let mut saved = [0_u8; GRANULE_SIZE as usize];
@@ -76,7 +81,7 @@ pub unsafe fn others(ids: &[u32], root: u64) -> bool {
         tsm_start_index.store(index as u64, Ordering::SeqCst);
         // SAFETY: the page holds the code, and the CPU waits.
         unsafe { apic::start_up(*id, PAGE) };
-        wait(index)
+        wait(index) == Some(*id)
     });
     // SAFETY: as above. All CPUs use the TSM's tables, so that nothing needs those of entry code, in which
     // everything is writable and executable.
@@ -89,17 +94,19 @@ pub unsafe fn others(ids: &[u32], root: u64) -> bool {
     all
 }
 
-/// Waits until CPU `index` has joined.
-fn wait(index: usize) -> bool {
+/// Waits until CPU `index` has joined; returns its APIC id.
+fn wait(index: usize) -> Option<u32> {
     let begin = ticks();
-    while !smp::has_joined(index) {
+    loop {
+        if let Some(id) = smp::id(index) {
+            return Some(id);
+        }
         if ticks().wrapping_sub(begin) > LONG {
             warning!("cpu {=usize} does not start", index);
-            return false;
+            return None;
         }
         spin_loop();
     }
-    true
 }
 
 /// Goes on after `start.S` on another CPU.
