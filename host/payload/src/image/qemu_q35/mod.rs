@@ -48,8 +48,15 @@ pub const SPARE_GIB: u64 = 0x1_0000_0000;
 /// of the machine left at its end.
 pub const FREE: core::ops::Range<usize> = 0x2000_0000..0x3000_0000;
 
-/// Sets up translation, the console and the clock.
+/// Masks of the interrupt controllers. SeaBIOS leaves its timer on; no interrupt is taken here, and one
+/// that stays pending would bring a guest back at each entry.
+const INTERRUPT_MASKS: [u16; 2] = [0x21, 0xa1];
+
+/// Sets up translation, the console and the clock, and turns interrupts off.
 pub fn set_up() {
+    for port in INTERRUPT_MASKS {
+        port::write8(port, 0xff);
+    }
     // SAFETY: The loader entered the image at its own address, and so are its stack and its data.
     unsafe { paging::enable() };
     console::set_sink(|text| port::send(UART, text));
