@@ -11,7 +11,7 @@ use tsm_platform::Pa;
 use crate::stage2::{Entry, LEAF_LEVEL, Ripas, SharedAttributes, SharedMemory, Stage2Format};
 
 /// The format of Arm's AArch64 stage 2 tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArmStage2;
 
 // Fields of a descriptor (Arm ARM D8.3.2).

@@ -7,9 +7,10 @@
 //! invalidation and never needs memory. Device registers are not mapped: a host stream that could
 //! reach them could write to a device that a guest owns, behind the guest's back.
 
+use core::marker::PhantomData;
+
 use tsm_platform::{Granule, GranuleRange, Ipa, Pa, Stage2, Vmid};
 
-use crate::arm::ArmStage2;
 use crate::stage2::{Entry, Ripas, Stage2Format, TABLE_ENTRIES};
 
 /// The tag of host translations. No guest may have it.
@@ -36,13 +37,14 @@ pub struct TableWrite {
 /// Where the tables of the identity map are, and what they cover.
 ///
 /// The tables follow each other in memory: the root, the level 2 tables in address order, the level
-/// 3 tables in address order.
+/// 3 tables in address order. `F` is the format of their entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostMap {
+pub struct HostMap<F> {
     dram: GranuleRange,
     tables: Granule,
     level_2: usize,
     level_3: usize,
+    format: PhantomData<F>,
 }
 
 /// Returns the number of `unit`-sized, `unit`-aligned pieces that `range` touches.
@@ -60,7 +62,7 @@ pub fn table_count(dram: GranuleRange) -> Option<usize> {
         .checked_add(1)
 }
 
-impl HostMap {
+impl<F: Stage2Format + Copy> HostMap<F> {
     /// Describes an identity map of `dram` whose [`table_count`] tables start at `tables`.
     ///
     /// `None` when DRAM lies above the map or the tables would pass the end of the address space.
@@ -78,6 +80,7 @@ impl HostMap {
             tables,
             level_2: pieces(dram, LEVEL_1_BYTES)?,
             level_3: pieces(dram, LEVEL_2_BYTES)?,
+            format: PhantomData,
         })
     }
 
@@ -163,7 +166,7 @@ impl HostMap {
         let address = table
             .checked_mul(TABLE_BYTES)?
             .checked_add(self.tables.address())?;
-        ArmStage2::encode(level, &Entry::Table { pa: Pa(address) })
+        F::encode(level, &Entry::Table { pa: Pa(address) })
     }
 
     fn leaf(&self, address: u64) -> Option<u64> {
@@ -171,19 +174,17 @@ impl HostMap {
             pa: Pa(address),
             ripas: Ripas::Ram,
         };
-        self.dram
-            .contains(address)
-            .then(|| ArmStage2::encode(3, &entry))?
+        self.dram.contains(address).then(|| F::encode(3, &entry))?
     }
 
     /// Yields the stores that make `range` reachable. What is not DRAM stays unreachable.
-    pub fn map(&self, range: GranuleRange) -> impl Iterator<Item = TableWrite> + use<> {
+    pub fn map(&self, range: GranuleRange) -> impl Iterator<Item = TableWrite> + use<F> {
         self.writes(range, true)
     }
 
     /// Yields the stores that make `range` unreachable, once the host's translations of it have
     /// been forgotten.
-    pub fn unmap(&self, range: GranuleRange) -> impl Iterator<Item = TableWrite> + use<> {
+    pub fn unmap(&self, range: GranuleRange) -> impl Iterator<Item = TableWrite> + use<F> {
         self.writes(range, false)
     }
 
@@ -191,7 +192,7 @@ impl HostMap {
         &self,
         range: GranuleRange,
         present: bool,
-    ) -> impl Iterator<Item = TableWrite> + use<> {
+    ) -> impl Iterator<Item = TableWrite> + use<F> {
         let map = *self;
         let base = range.base().max(map.dram.base());
         let top = range.top().min(map.dram.top());
@@ -207,7 +208,7 @@ impl HostMap {
                         .level_2
                         .checked_add(1)?
                         .checked_add(usize::try_from(leaf).ok()?)?,
-                    entry: ArmStage2::index(Ipa(address), 3)?,
+                    entry: F::index(Ipa(address), 3)?,
                     value: if present { map.leaf(address)? } else { 0 },
                 })
             })
@@ -224,10 +225,12 @@ mod tests {
 
     const TABLES: u64 = 0x7f80_0000;
 
+    type Map = HostMap<ArmStage2>;
+
     struct Memory(Vec<[u64; 512]>);
 
     impl Memory {
-        fn new(map: &HostMap) -> Self {
+        fn new(map: &Map) -> Self {
             let table = |index| core::array::from_fn(|entry| map.initial(index, entry));
             Self((0..map.tables()).map(table).collect())
         }
@@ -258,9 +261,9 @@ mod tests {
         }
     }
 
-    fn map_of(base: u64, top: u64) -> HostMap {
+    fn map_of(base: u64, top: u64) -> Map {
         let tables = Granule::new(TABLES).unwrap();
-        HostMap::new(GranuleRange::new(base, top).unwrap(), tables).unwrap()
+        Map::new(GranuleRange::new(base, top).unwrap(), tables).unwrap()
     }
 
     #[test]
@@ -322,6 +325,6 @@ mod tests {
     fn dram_beyond_the_map_is_refused() {
         let tables = Granule::new(TABLES).unwrap();
         let dram = GranuleRange::new(0x1000, 1 << 39).unwrap();
-        assert_eq!(HostMap::new(dram, tables), None);
+        assert_eq!(Map::new(dram, tables), None);
     }
 }

@@ -22,9 +22,11 @@
 
 pub mod arm;
 pub mod host_map;
+pub mod plan;
 pub mod smmuv3;
 pub mod stage2;
 pub mod step;
+pub mod vtd;
 pub mod x86;
 
 pub use arm::ArmStage2;

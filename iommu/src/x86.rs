@@ -13,10 +13,10 @@ use tsm_platform::Pa;
 use crate::stage2::{Entry, LEAF_LEVEL, Ripas, SharedAttributes, SharedMemory, Stage2Format};
 
 /// The format of x86-64 nested and second-level tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct X86Stage2;
 
-// Fields of an entry (AMD APM volume 2, 5.3 and 15.25; VT-d 9.8).
+// Fields of an entry (AMD APM volume 2, 5.3 and 15.25; VT-d, second-level paging entries).
 /// Present; for VT-d: devices may read.
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;

@@ -7,8 +7,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
-use tsm_iommu::smmuv3::{self, EVENT_BYTES, Event, STREAM_ENTRY_WORDS, StreamEntry, registers};
-use tsm_iommu::{HOST_VMID, HostMap, Step, TableWrite};
+use tsm_iommu::smmuv3::{EVENT_BYTES, Event, STREAM_ENTRY_WORDS, Smmuv3, StreamEntry, registers};
+use tsm_iommu::{ArmStage2, HOST_VMID, HostMap, Step, TableWrite, plan};
 use tsm_platform::{GRANULE_SIZE, GranuleRange, Ipa, PlatformError, Stage2, StreamId, Vmid};
 
 use crate::arch;
@@ -96,9 +96,9 @@ impl Registers {
 pub struct Smmu {
     registers: Registers,
     parts: Parts,
-    map: HostMap,
-    /// Whether the unit has range commands.
-    ranges: bool,
+    map: HostMap<ArmStage2>,
+    /// How entries and commands are written.
+    unit: Smmuv3,
     /// The producer index of the command queue, with its wrap bit.
     producer: Mutex<u32>,
 }
@@ -114,7 +114,7 @@ impl Smmu {
     pub unsafe fn start(
         base: *mut u8,
         parts: Parts,
-        map: HostMap,
+        map: HostMap<ArmStage2>,
         holes: &[GranuleRange],
     ) -> Result<Self, PlatformError> {
         let registers = Registers(base);
@@ -128,7 +128,7 @@ impl Smmu {
             registers,
             parts,
             map,
-            ranges,
+            unit: Smmuv3 { ranges },
             producer: Mutex::new(0),
         };
         smmu.fill(holes)?;
@@ -196,7 +196,7 @@ impl Smmu {
         let queues = registers::CR0_CMDQEN | registers::CR0_EVENTQEN;
         unit.write(registers::CR0, queues);
         unit.wait(registers::CR0_ACK, |value| value == queues)?;
-        self.carry_out(smmuv3::reset())?;
+        self.carry_out(plan::reset(&self.unit))?;
         let all = queues | registers::CR0_SMMUEN;
         unit.write(registers::CR0, all);
         unit.wait(registers::CR0_ACK, |value| value == all)?;
@@ -330,18 +330,18 @@ impl Smmu {
 
     /// Makes `range` reachable for host streams.
     pub fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError> {
-        self.carry_out(smmuv3::host_map(&self.map, range))
+        self.carry_out(plan::host_map(&self.unit, &self.map, range))
     }
 
     /// Makes `range` unreachable for host streams.
     pub fn host_unmap(&self, range: GranuleRange) -> Result<(), PlatformError> {
-        self.carry_out(smmuv3::host_unmap(&self.map, range, self.ranges))
+        self.carry_out(plan::host_unmap(&self.unit, &self.map, range))
     }
 
     /// Blocks `stream`.
     pub fn block(&self, stream: StreamId) -> Result<(), PlatformError> {
         self.check(stream)?;
-        self.carry_out(smmuv3::block(stream))
+        self.carry_out(plan::block(&self.unit, stream))
     }
 
     /// Lets `stream` through a guest's tables.
@@ -350,24 +350,24 @@ impl Smmu {
         if stage2.vmid == HOST_VMID {
             return Err(PlatformError::Refused);
         }
-        let plan = smmuv3::attach(stream, stage2).ok_or(PlatformError::Refused)?;
+        let plan = plan::attach(&self.unit, stream, stage2).ok_or(PlatformError::Refused)?;
         self.carry_out(plan)
     }
 
     /// Gives `stream` back to the host.
     pub fn release(&self, stream: StreamId) -> Result<(), PlatformError> {
         self.check(stream)?;
-        let plan = smmuv3::release(stream, &self.map).ok_or(PlatformError::Refused)?;
+        let plan = plan::release(&self.unit, stream, &self.map).ok_or(PlatformError::Refused)?;
         self.carry_out(plan)
     }
 
     /// Forgets translations of a range.
     pub fn invalidate(&self, vmid: Vmid, base: Ipa, bytes: u64) -> Result<(), PlatformError> {
-        self.carry_out(smmuv3::invalidate(vmid, base, bytes, self.ranges))
+        self.carry_out(plan::invalidate(&self.unit, vmid, base, bytes))
     }
 
     /// Forgets all translations with a tag.
     pub fn invalidate_all(&self, vmid: Vmid) -> Result<(), PlatformError> {
-        self.carry_out(smmuv3::invalidate_all(vmid))
+        self.carry_out(plan::invalidate_all(&self.unit, vmid))
     }
 }
