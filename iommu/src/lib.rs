@@ -22,6 +22,7 @@
 
 pub mod arm;
 pub mod host_map;
+pub mod identity;
 pub mod plan;
 pub mod smmuv3;
 pub mod stage2;
