@@ -125,6 +125,8 @@
 #define RMI_PSMMU_ST_L2_CREATE 0xc40001dbull
 /* RMI_PSMMU_ST_L2_DESTROY(psmmu, sid) -> () */
 #define RMI_PSMMU_ST_L2_DESTROY 0xc40001dcull
+/* PORTCULLIS_IOMMU_FAULT_GET() -> (flags, stream, page, count, lost) */
+#define PORTCULLIS_IOMMU_FAULT_GET 0xc40002c0ull
 /* RSI_VERSION(requested) -> (lower, higher) */
 #define RSI_VERSION 0xc4000190ull
 /* RSI_FEATURES(index) -> (value) */

@@ -8,6 +8,7 @@
 //! reach them could write to a device that a guest owns, behind the guest's back.
 
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use tsm_platform::{Granule, GranuleRange, Ipa, Pa, Stage2, Vmid};
 
@@ -32,6 +33,18 @@ pub struct TableWrite {
     pub entry: usize,
     /// The new value.
     pub value: u64,
+}
+
+impl TableWrite {
+    /// Carries it out in one store. `words` are all tables of the map; `None` if the entry is in
+    /// none of them.
+    #[must_use]
+    pub fn store(&self, words: &[AtomicU64]) -> Option<()> {
+        let index = self.table.checked_mul(TABLE_ENTRIES)?;
+        let word = words.get(index.checked_add(self.entry)?)?;
+        word.store(self.value, Ordering::Relaxed);
+        Some(())
+    }
 }
 
 /// Where the tables of the identity map are, and what they cover.
@@ -112,6 +125,33 @@ impl<F: Stage2Format + Copy> HostMap<F> {
     #[must_use]
     pub fn initial(&self, table: usize, entry: usize) -> u64 {
         self.initial_entry(table, entry).unwrap_or(0)
+    }
+
+    /// Writes all tables, before the unit reads them: all of DRAM is mapped but `holes`. `None` if
+    /// `words` are too few.
+    #[must_use]
+    pub fn fill(&self, words: &[AtomicU64], holes: &[GranuleRange]) -> Option<()> {
+        let words = words.get(..self.tables().checked_mul(TABLE_ENTRIES)?)?;
+        for (number, table) in words.chunks(TABLE_ENTRIES).enumerate() {
+            let [first, last] =
+                [0, TABLE_ENTRIES.saturating_sub(1)].map(|entry| self.initial(number, entry));
+            // Almost every table maps 512 pages in a row.
+            let row = first != 0 && last.checked_sub(first) == Some(TABLE_BYTES.wrapping_mul(511));
+            let mut next = first;
+            for (entry, word) in table.iter().enumerate() {
+                let value = if row {
+                    next
+                } else {
+                    self.initial(number, entry)
+                };
+                word.store(value, Ordering::Relaxed);
+                next = next.wrapping_add(TABLE_BYTES);
+            }
+        }
+        for hole in holes {
+            self.unmap(*hole).try_for_each(|write| write.store(words))?;
+        }
+        Some(())
     }
 
     fn initial_entry(&self, table: usize, entry: usize) -> Option<u64> {
@@ -217,6 +257,8 @@ impl<F: Stage2Format + Copy> HostMap<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use tsm_platform::{Granule, GranuleRange, Ipa, Pa};
 
     use super::{HostMap, TableWrite, table_count};
@@ -294,6 +336,20 @@ mod tests {
         ] {
             assert_eq!(memory.walk(address), reachable.then_some(address));
         }
+    }
+
+    #[test]
+    fn filling_writes_the_same_without_the_holes() {
+        let map = map_of(0x7ff0_3000, 0x1_0020_1000);
+        let words: Vec<AtomicU64> = (0..map.tables() * 512).map(|_| AtomicU64::new(1)).collect();
+        let hole = GranuleRange::new(0x8000_1000, 0x8000_3000).unwrap();
+        assert_eq!(map.fill(&words[1..], &[]), None);
+        map.fill(&words, &[hole]).unwrap();
+        let mut expected = Memory::new(&map);
+        expected.write(map.unmap(hole));
+        let filled = words.into_iter().map(AtomicU64::into_inner);
+        assert!(filled.eq(expected.0.into_iter().flatten()));
+        assert!(map.unmap(hole).all(|write| write.store(&[]).is_none()));
     }
 
     #[test]

@@ -80,6 +80,12 @@ impl<const N: usize> Areas<N> {
         Ok(())
     }
 
+    /// Returns the areas as they are kept.
+    #[must_use]
+    pub fn into_inner(self) -> Vec<GranuleRange, N> {
+        self.0
+    }
+
     /// Returns the areas.
     #[must_use]
     pub fn as_slice(&self) -> &[GranuleRange] {

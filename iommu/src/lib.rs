@@ -21,6 +21,7 @@
 )]
 
 pub mod arm;
+pub mod faults;
 pub mod host_map;
 pub mod identity;
 pub mod plan;
@@ -31,6 +32,7 @@ pub mod vtd;
 pub mod x86;
 
 pub use arm::ArmStage2;
+pub use faults::FaultLog;
 pub use host_map::{HOST_VMID, HostMap, TableWrite};
 pub use stage2::{Entry, Ripas, SharedAttributes, SharedMemory, Stage2Format};
 pub use step::Step;

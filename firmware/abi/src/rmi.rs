@@ -13,10 +13,10 @@ pub use structs::{
 };
 pub use values::{
     AddressType, BlockSize, CommObject, CommProtocol, CommStatus, DevCommExitFlags, DonateRequest,
-    ExitReason, HashAlgorithm, MapFlags, PdevCategory, PdevFlags, PdevState, PsmmuState,
-    RangeDescriptor, RealmFlags0, RecEnterFlags, RecParamsFlags, Response, Ripas, RttEntryState,
-    SignatureAlgorithm, StreamState, StreamType, VdevDmaState, VdevMeasureFlags, VdevState,
-    features,
+    ExitReason, HashAlgorithm, IommuFaultFlags, MapFlags, PdevCategory, PdevFlags, PdevState,
+    PsmmuState, RangeDescriptor, RealmFlags0, RecEnterFlags, RecParamsFlags, Response, Ripas,
+    RttEntryState, SignatureAlgorithm, StreamState, StreamType, VdevDmaState, VdevMeasureFlags,
+    VdevState, features,
 };
 
 use crate::RmiStatus;
@@ -96,6 +96,7 @@ calls! {
         0x1d8 PsmmuDeactivate "RMI_PSMMU_DEACTIVATE" (psmmu) -> () "Deactivates an IOMMU for realms.";
         0x1db PsmmuStL2Create "RMI_PSMMU_ST_L2_CREATE" (psmmu, sid) -> () "Makes room for a range of streams.";
         0x1dc PsmmuStL2Destroy "RMI_PSMMU_ST_L2_DESTROY" (psmmu, sid) -> () "Removes the room of a range of streams.";
+        0x2c0 IommuFaultGet "PORTCULLIS_IOMMU_FAULT_GET" () -> (flags, stream, page, count, lost) "Takes the oldest record of requests that an IOMMU refused; a guest's addresses are not in it. Not of RMI.";
     }
     absent {
         0x1e3 "RMI_GRANULE_TRACKING_SET" (region, category, state) -> () "Sets how granules are tracked.";

@@ -117,6 +117,13 @@ impl Reply {
         Self([0, first, second, third, fourth, 0, 0, 0])
     }
 
+    /// Returns success with five values.
+    #[must_use]
+    pub const fn five(values: [u64; 5]) -> Self {
+        let [first, second, third, fourth, fifth] = values;
+        Self([0, first, second, third, fourth, fifth, 0, 0])
+    }
+
     /// Returns that an operation, which can be cancelled, waits for `request`.
     #[must_use]
     pub const fn incomplete(request: MemoryRequest, values: [u64; 2]) -> Self {

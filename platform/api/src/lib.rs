@@ -41,6 +41,11 @@ pub trait Ownership {
     fn delegate(&self, range: GranuleRange) -> Result<(), PlatformError>;
     /// Gives `range` to the host. The caller has scrubbed it.
     fn undelegate(&self, range: GranuleRange) -> Result<(), PlatformError>;
+    /// Returns whether hardware checks the owner of memory on every access of a CPU. Otherwise a
+    /// guest reaches whatever its tables name.
+    fn is_checked_on_access(&self) -> bool {
+        true
+    }
 }
 
 /// The stage 2 tables that a guest's CPUs and devices share.
@@ -56,6 +61,23 @@ pub struct Stage2 {
     pub vmid: Vmid,
 }
 
+/// Requests of one stream that an IOMMU refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IommuFault {
+    /// Whose requests.
+    pub stream: StreamId,
+    /// A guest had the stream. Then nothing else is said of the requests than their number.
+    pub of_guest: bool,
+    /// They were writes.
+    pub write: bool,
+    /// The page that they named.
+    pub page: u64,
+    /// Their number, or the largest one.
+    pub count: u32,
+    /// Number of requests before, of any stream, of which no record was kept.
+    pub lost: u32,
+}
+
 /// The IOMMU in front of every DMA master. Each method returns when its effect is complete in
 /// hardware: invalidations are done and synchronised, or an error is returned.
 pub trait Iommu {
@@ -65,6 +87,10 @@ pub trait Iommu {
     }
     /// Returns whether `stream` is behind an IOMMU that the TSM owns.
     fn covers(&self, stream: StreamId) -> bool;
+    /// Takes the oldest record of refused requests that is kept.
+    fn next_fault(&self) -> Option<IommuFault> {
+        None
+    }
     /// Makes `range` reachable for host streams again.
     fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError>;
     /// Makes `range` unreachable for host streams.

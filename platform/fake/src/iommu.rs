@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tsm_iommu::stage2::LEAF_LEVEL;
-use tsm_iommu::{ArmStage2, Entry, Stage2Format};
-use tsm_platform::{Granule, GranuleRange, Iommu, Ipa, Pa, PlatformError, Stage2, StreamId, Vmid};
+use tsm_iommu::{ArmStage2, Entry, FaultLog, Stage2Format};
+use tsm_platform::{
+    Granule, GranuleRange, Iommu, IommuFault, Ipa, Pa, PlatformError, Stage2, StreamId, Vmid,
+};
 
 use crate::{Fake, FaultPoint, Guard, lock};
 
@@ -40,6 +42,7 @@ pub(crate) struct State {
     unmapped: BTreeSet<Granule>,
     translations: Translations,
     log: Vec<Invalidation>,
+    faults: FaultLog,
 }
 
 /// What a walk found: the granule, and whether it is shared with the host.
@@ -119,14 +122,19 @@ impl Fake {
             !hidden || !self.has(Guard::HostTranslation)
         };
         let mut iommu = lock(&self.iommu);
-        match iommu.streams.get(&stream).copied().unwrap_or(Stream::Host) {
-            Stream::Blocked => None,
+        let state = iommu.streams.get(&stream).copied().unwrap_or(Stream::Host);
+        let reached = match state {
+            Stream::Blocked => return None,
             Stream::Host => mapped(&iommu).then_some(address),
             Stream::Guest(stage2) => iommu
                 .translations
                 .translate(&stage2, address, || self.walk(&stage2, address))
                 .map(|(address, _)| address),
+        };
+        if reached.is_none() {
+            iommu.faults.add(stream, false, address);
         }
+        reached
     }
 
     /// Returns what the IOMMU does with `stream`.
@@ -195,7 +203,13 @@ impl Fake {
         if state == Stream::Blocked && !self.has(Guard::StreamBlock) {
             return Ok(());
         }
-        lock(&self.iommu).streams.insert(stream, state);
+        let mut iommu = lock(&self.iommu);
+        match state {
+            Stream::Host => iommu.faults.set_of_guest(stream, false),
+            Stream::Guest(_) => iommu.faults.set_of_guest(stream, true),
+            Stream::Blocked => {}
+        }
+        iommu.streams.insert(stream, state);
         Ok(())
     }
 }
@@ -218,6 +232,10 @@ impl Iommu for Fake {
 
     fn covers(&self, stream: StreamId) -> bool {
         stream.0 < STREAMS
+    }
+
+    fn next_fault(&self) -> Option<IommuFault> {
+        lock(&self.iommu).faults.take()
     }
 
     fn host_map(&self, range: GranuleRange) -> Result<(), PlatformError> {

@@ -534,6 +534,19 @@ bitflags::bitflags! {
     }
 }
 
+bitflags::bitflags! {
+    /// What a record of refused requests says.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct IommuFaultFlags: u64 {
+        /// There is a record. Otherwise the other results are zero.
+        const VALID = 1 << 0;
+        /// The requests were writes.
+        const WRITE = 1 << 1;
+        /// A guest had the stream: nothing but the number of requests is told.
+        const OF_GUEST = 1 << 2;
+    }
+}
+
 /// Fields of the feature registers.
 pub mod features {
     use crate::values::BitField;

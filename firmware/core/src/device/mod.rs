@@ -101,6 +101,7 @@ pub(crate) fn host_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Res
         Call::PsmmuDeactivate { psmmu } => psmmu::deactivate(context, psmmu),
         Call::PsmmuStL2Create { psmmu, sid } => psmmu::table_create(context, psmmu, sid),
         Call::PsmmuStL2Destroy { psmmu, sid } => psmmu::table_destroy(context, psmmu, sid),
+        Call::IommuFaultGet {} => Ok(psmmu::next_fault(context)),
         call => interface_call(context, call),
     }
 }

@@ -10,7 +10,7 @@
 use core::hash::{Hash, Hasher};
 
 use heapless::Vec;
-use tsm_abi::rmi::PsmmuParams;
+use tsm_abi::rmi::{IommuFaultFlags, PsmmuParams};
 use tsm_platform::StreamId;
 
 use super::registry::Registry;
@@ -181,4 +181,21 @@ pub(crate) fn table_destroy<P: Machine>(
     }
     *word &= !bit;
     Ok(Reply::NONE)
+}
+
+/// `PORTCULLIS_IOMMU_FAULT_GET`. The platform has left out what a guest's device asked for.
+pub(crate) fn next_fault<P: Machine>(context: &Context<'_, P>) -> Reply {
+    let Some(fault) = context.platform.next_fault() else {
+        return Reply::five([0; 5]);
+    };
+    let mut flags = IommuFaultFlags::VALID;
+    flags.set(IommuFaultFlags::WRITE, fault.write);
+    flags.set(IommuFaultFlags::OF_GUEST, fault.of_guest);
+    Reply::five([
+        flags.bits(),
+        u64::from(fault.stream.0),
+        fault.page,
+        u64::from(fault.count),
+        u64::from(fault.lost),
+    ])
 }

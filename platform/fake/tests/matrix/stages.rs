@@ -201,7 +201,7 @@ impl Stage {
             "RMI_VERSION" => vec![VERSION],
             "RMI_FEATURES" => vec![0],
             "RMI_RMM_CONFIG_SET" | "RMI_RMM_CONFIG_GET" => vec![config],
-            "RMI_RMM_ACTIVATE" => vec![],
+            "RMI_RMM_ACTIVATE" | "PORTCULLIS_IOMMU_FAULT_GET" => vec![],
             "RMI_GRANULE_RANGE_DELEGATE" => vec![plain, plain + 4 * PAGE],
             "RMI_GRANULE_RANGE_UNDELEGATE" => vec![free, free + 4 * PAGE],
             "RMI_GRANULE_TRACKING_GET" => vec![free, free + PAGE],

@@ -311,4 +311,5 @@ pub const TABLE: &[Cells] = &[
         "GIIIIII",
         "IIIIIIIIIIIII.IIIIIIIII",
     ),
+    cells("PORTCULLIS_IOMMU_FAULT_GET", "", "G......", ""),
 ];

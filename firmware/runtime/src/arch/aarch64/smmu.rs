@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 use tsm_iommu::smmuv3::{EVENT_BYTES, Event, STREAM_ENTRY_WORDS, Smmuv3, StreamEntry, registers};
-use tsm_iommu::{ArmStage2, HOST_VMID, HostMap, Step, TableWrite, plan};
-use tsm_platform::{GRANULE_SIZE, GranuleRange, Ipa, PlatformError, Stage2, StreamId, Vmid};
+use tsm_iommu::{ArmStage2, FaultLog, HOST_VMID, HostMap, Step, plan};
+use tsm_platform::{GranuleRange, IommuFault, Ipa, PlatformError, Stage2, StreamId, Vmid};
 
 use crate::arch;
 use crate::log::{info, warning};
@@ -22,7 +22,6 @@ pub const LOG2_COMMANDS: u8 = 8;
 pub const LOG2_EVENTS: u8 = 13;
 
 const STREAMS: usize = 1 << LOG2_STREAMS;
-const TABLE_ENTRIES: usize = 512;
 /// Polls of a register before the unit counts as stuck. The unit needs some hundred cycles for
 /// each command; a poll takes longer than one.
 const POLLS: u32 = 1_000_000;
@@ -101,6 +100,7 @@ pub struct Smmu {
     unit: Smmuv3,
     /// The producer index of the command queue, with its wrap bit.
     producer: Mutex<u32>,
+    faults: Mutex<FaultLog>,
 }
 
 impl Smmu {
@@ -130,6 +130,7 @@ impl Smmu {
             map,
             unit: Smmuv3 { ranges },
             producer: Mutex::new(0),
+            faults: Mutex::new(FaultLog::new()),
         };
         smmu.fill(holes)?;
         smmu.enable()?;
@@ -138,29 +139,8 @@ impl Smmu {
 
     /// Writes all tables; the unit does not read them yet.
     fn fill(&self, holes: &[GranuleRange]) -> Result<(), PlatformError> {
-        let tables = self.parts.tables.chunks(TABLE_ENTRIES);
-        for (number, table) in (0..tables.len()).zip(tables) {
-            let first = self.map.initial(number, 0);
-            let last = self.map.initial(number, TABLE_ENTRIES - 1);
-            // Almost every table maps 512 pages in a row.
-            let row =
-                first != 0 && last == first.wrapping_add((TABLE_ENTRIES as u64 - 1) * GRANULE_SIZE);
-            let mut next = first;
-            for (entry, word) in table.iter().enumerate() {
-                let value = if row {
-                    next
-                } else {
-                    self.map.initial(number, entry)
-                };
-                word.store(value, Ordering::Relaxed);
-                next = next.wrapping_add(GRANULE_SIZE);
-            }
-        }
-        for hole in holes {
-            for write in self.map.unmap(*hole) {
-                self.write_table(write)?;
-            }
-        }
+        let filled = self.map.fill(self.parts.tables, holes);
+        filled.ok_or(PlatformError::Refused)?;
         let entry = StreamEntry::through(&self.map.stage2()).ok_or(PlatformError::Refused)?;
         for entry_words in self.parts.streams.chunks_exact(STREAM_ENTRY_WORDS) {
             for (word, value) in entry_words.iter().zip(entry.words()) {
@@ -213,7 +193,9 @@ impl Smmu {
                     word,
                     value,
                 } => self.write_stream(stream, word, value)?,
-                Step::Table(write) => self.write_table(write)?,
+                Step::Table(write) => write
+                    .store(self.parts.tables)
+                    .ok_or(PlatformError::Refused)?,
                 Step::Command(words) => self.command(&mut producer, words)?,
                 Step::Wait => {
                     self.wait(*producer)?;
@@ -234,16 +216,6 @@ impl Smmu {
         place
             .ok_or(PlatformError::Refused)?
             .store(value, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn write_table(&self, write: TableWrite) -> Result<(), PlatformError> {
-        let first = write.table.checked_mul(TABLE_ENTRIES);
-        let index = first.and_then(|first| first.checked_add(write.entry));
-        let place = index.and_then(|index| self.parts.tables.get(index));
-        place
-            .ok_or(PlatformError::Refused)?
-            .store(write.value, Ordering::Relaxed);
         Ok(())
     }
 
@@ -286,26 +258,31 @@ impl Smmu {
         Ok(())
     }
 
-    /// Empties the event queue and says what was in it: the first event and the number.
+    /// Empties the event queue. What is more than the log can take is counted only.
     fn drain_events(&self) {
         const WRAP: u32 = 1 << LOG2_EVENTS;
+        /// Events that are looked at, so that a device cannot make calls of the host slow.
+        const MOST: u32 = 64;
         let unit = &self.registers;
+        let mut faults = self.faults.lock();
         let producer = unit.read(registers::EVENTQ_PROD) & (2 * WRAP - 1);
         let consumer = unit.read(registers::EVENTQ_CONS) & (2 * WRAP - 1);
         if producer == consumer {
             return;
         }
-        let first = 4 * (consumer & (WRAP - 1)) as usize;
-        let mut words = [0; 4];
-        for (word, place) in words.iter_mut().zip(self.parts.events.iter().skip(first)) {
-            *word = place.load(Ordering::Relaxed);
-        }
-        let event = Event::decode(words);
         let count = producer.wrapping_sub(consumer) & (2 * WRAP - 1);
-        info!(
-            "smmu: {=u32} refused, first: stream {=u32:#x} at {=u64:#x}",
-            count, event.stream.0, event.input
-        );
+        info!("smmu: {=u32} requests refused", count);
+        for number in 0..count.min(MOST) {
+            let index = consumer.wrapping_add(number) & (WRAP - 1);
+            let mut words = [0; EVENT_BYTES / 8];
+            let places = self.parts.events.iter().skip(words.len() * index as usize);
+            for (word, place) in words.iter_mut().zip(places) {
+                *word = place.load(Ordering::Relaxed);
+            }
+            let event = Event::decode(words);
+            faults.add(event.stream, !event.read, event.input);
+        }
+        faults.lose(count.saturating_sub(MOST));
         unit.write(registers::EVENTQ_CONS, producer);
         let lost = (unit.read(registers::GERROR) ^ unit.read(registers::GERRORN))
             & registers::GERROR_EVENTQ_ABORT;
@@ -313,6 +290,12 @@ impl Smmu {
             let acknowledged = unit.read(registers::GERRORN) ^ lost;
             unit.write(registers::GERRORN, acknowledged);
         }
+    }
+
+    /// Returns the next refused requests that the host has not been told of.
+    pub fn next_fault(&self) -> Option<IommuFault> {
+        self.drain_events();
+        self.faults.lock().take()
     }
 
     /// Returns whether `stream` has an entry.
@@ -351,6 +334,7 @@ impl Smmu {
             return Err(PlatformError::Refused);
         }
         let plan = plan::attach(&self.unit, stream, stage2).ok_or(PlatformError::Refused)?;
+        self.faults.lock().set_of_guest(stream, true);
         self.carry_out(plan)
     }
 
@@ -358,6 +342,9 @@ impl Smmu {
     pub fn release(&self, stream: StreamId) -> Result<(), PlatformError> {
         self.check(stream)?;
         let plan = plan::release(&self.unit, stream, &self.map).ok_or(PlatformError::Refused)?;
+        // Faults up to here are the guest's; a blocked stream makes no new ones.
+        self.carry_out(plan::block(&self.unit, stream))?;
+        self.faults.lock().set_of_guest(stream, false);
         self.carry_out(plan)
     }
 
