@@ -19,6 +19,8 @@ pub enum Guard {
     IommuInvalidation,
     /// Forgetting translations on CPUs.
     CpuInvalidation,
+    /// Checking the owner of memory on every access of a CPU. The platform says so.
+    OwnerOnAccess,
     /// Passing the host's accesses to configuration space through the TSM. The platform says so.
     Mediation,
 }

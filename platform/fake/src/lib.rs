@@ -213,6 +213,10 @@ impl Ownership for Fake {
             .map_err(|()| PlatformError::Refused)?;
         lock(&self.memory).give(range, Owner::Host)
     }
+
+    fn is_checked_on_access(&self) -> bool {
+        self.has(Guard::OwnerOnAccess)
+    }
 }
 
 impl RootPort for Fake {

@@ -4,7 +4,7 @@
 //! Mapping private and shared memory.
 
 use tsm_abi::rmi::{MEASURE_CONTENT, MapFlags};
-use tsm_iommu::stage2::{SharedAttributes, SharedMemory};
+use tsm_iommu::stage2::{SharedAttributes, SharedMemory, Stage2Format};
 use tsm_platform::{GranuleRange, HostPa};
 
 use super::list::{Block, Blocks, Output};
@@ -170,18 +170,24 @@ impl<P: Machine> Mapping<P> for SharedMapping {
             _ => return Err(Error::Rtt(slot.level)),
         }
         let bytes = entry_bytes::<P>(slot.level)?;
-        if realm.devices_allowed {
+        if holds_shared(context, realm) {
             hold_shared(context, block.address, bytes)?;
         }
         write(context, slot, &entry)
     }
 }
 
-/// Keeps the host from delegating granules that a realm's devices can reach as shared memory.
+/// Returns whether the host must keep what is mapped as shared memory of `realm`.
 ///
-/// CPU accesses are checked against the granule's owner by hardware. An IOMMU need not do that, so
-/// a device of a realm could follow a stale shared entry into memory that is private to another. For
-/// the same reason it must not be led to MMIO that the platform keeps.
+/// Where hardware checks the owner of a granule on each access of a CPU it need not. An IOMMU does
+/// not check that, so a device of a realm could follow a stale shared entry into memory that is
+/// private to another.
+pub(super) fn holds_shared<P: Machine>(context: &Context<'_, P>, realm: &Realm) -> bool {
+    realm.devices_allowed || !context.platform.is_checked_on_access()
+}
+
+/// Keeps the host from delegating granules that a realm can reach as shared memory, and the realm
+/// away from MMIO that the platform keeps and from all that is not the host's to share.
 fn hold_shared<P: Machine>(context: &Context<'_, P>, pa: u64, bytes: u64) -> Result<()> {
     let top = pa.checked_add(bytes).ok_or(Error::Input)?;
     let range = GranuleRange::new(pa, top).ok_or(Error::Input)?;
@@ -221,6 +227,12 @@ pub(crate) fn unprot_map<P: Machine>(
     if rights & !(MapFlags::READ | MapFlags::WRITE) != 0 {
         return Err(Error::Input);
     }
+    // Not every format has mappings that cannot be read.
+    let any = Entry::Shared {
+        pa: Pa(0),
+        attributes,
+    };
+    P::Stage2::encode(LEAF_LEVEL, &any).ok_or(Error::Input)?;
     map_range(context, realm, range, output, &SharedMapping(attributes)).map(Reply::one)
 }
 

@@ -28,6 +28,7 @@ use crate::realm::Realm;
 
 pub(crate) use device::{map_device, revoke_device, validate_device};
 pub(crate) use list::Output;
+use map::holds_shared;
 pub(crate) use map::{Initial, data_map, data_map_init, unprot_map};
 pub(crate) use ripas::{init_ripas, ripas_at, set_ripas};
 pub(crate) use structure::{create, create_roots, destroy, fold, read_entry, release_root, retire};

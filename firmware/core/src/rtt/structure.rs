@@ -5,8 +5,8 @@
 
 use super::{
     Context, Entry, Error, GRANULE_SIZE, Granule, LEAF_LEVEL, Machine, Pa, Realm, Result, Ripas,
-    Slot, State, TABLE_ENTRIES, advance, encode, entry_bytes, granules, invalidate, is_live, read,
-    walk, write,
+    Slot, State, TABLE_ENTRIES, advance, encode, entry_bytes, granules, holds_shared, invalidate,
+    is_live, read, walk, write,
 };
 use crate::error::Reply;
 
@@ -194,7 +194,7 @@ pub(crate) fn release_shared<P: Machine>(
     level: u8,
     last: u64,
 ) -> Result<()> {
-    if !realm.devices_allowed || last < realm.protected_top() {
+    if !holds_shared(context, realm) || last < realm.protected_top() {
         return Ok(());
     }
     for index in 0..TABLE_ENTRIES {

@@ -8,8 +8,8 @@ use heapless::Vec;
 use super::list::{Block, Output, Report};
 use super::{
     Context, Entry, Error, GRANULE_SIZE, GRANULES_PER_CALL, GranuleRange, LEAF_LEVEL, Machine,
-    Realm, Result, Ripas, Slot, State, TABLE_ENTRIES, decode, encode, entry_bytes, invalidate,
-    is_live, range_of, walk,
+    Realm, Result, Ripas, Slot, State, TABLE_ENTRIES, decode, encode, entry_bytes, holds_shared,
+    invalidate, is_live, range_of, walk,
 };
 use crate::error::Reply;
 
@@ -221,7 +221,7 @@ fn let_go<P: Machine>(
             table.change_range(range, State::Data, State::Delegated)
         }
         Flavor::Device => table.change_range(range, State::Mapped, State::Delegated),
-        Flavor::Shared if realm.devices_allowed => range
+        Flavor::Shared if holds_shared(context, realm) => range
             .granules()
             .try_for_each(|granule| table.release(granule.address(), 1)),
         Flavor::Shared => Ok(()),
