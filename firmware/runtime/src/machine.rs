@@ -7,10 +7,10 @@ use heapless::Vec;
 use tsm_abi::el3::{StreamAssociation, stream_info, stream_register};
 use tsm_platform::{
     Abandoned, ConfigSpace, Entropy, FaultSyndrome, GRANULE_SIZE, Granule, GranuleMemory,
-    GranuleRange, GuestCpu, GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu, Ipa,
-    KeySlot, MOST_STREAM_RANGES, MemoryError, MemoryFault, Object, Ownership, Pa, Platform,
-    PlatformError, Processor, Rid, RootPort, Stage2, StreamId, StreamRegisters, Trace, TraceRecord,
-    VcpuParams, Vmid,
+    GranuleRange, GuestCpu, GuestEntry, GuestExit, HostFault, HostMemory, HostPa, Iommu,
+    IommuFault, Ipa, KeySlot, MOST_STREAM_RANGES, MemoryError, MemoryFault, Object, Ownership, Pa,
+    Platform, PlatformError, Processor, Rid, RootPort, Stage2, StreamId, StreamRegisters, Trace,
+    TraceRecord, VcpuParams, Vmid,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -193,6 +193,9 @@ impl Ownership for Machine {
     fn undelegate(&self, range: GranuleRange) -> Result<(), PlatformError> {
         self.change_owner(range, false)
     }
+    fn is_checked_on_access(&self) -> bool {
+        arch::OWNER_IS_CHECKED_ON_ACCESS
+    }
 }
 
 impl Iommu for Machine {
@@ -203,6 +206,9 @@ impl Iommu for Machine {
         self.iommu
             .as_ref()
             .is_some_and(|iommu| iommu.covers(stream))
+    }
+    fn next_fault(&self) -> Option<IommuFault> {
+        self.iommu.as_ref()?.next_fault()
     }
     // Without an IOMMU of its own the TSM assigns no devices, and what a host's device reaches is
     // the business of the monitor that kept the IOMMU.

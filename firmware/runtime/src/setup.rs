@@ -64,6 +64,28 @@ pub fn image_end() -> u64 {
     symbol!(__image_end)
 }
 
+/// Returns the range from the first to the last byte of `banks`, and the gaps between them. `None`
+/// if there are none, or too many.
+pub fn cover(banks: &[GranuleRange]) -> Option<(GranuleRange, Vec<GranuleRange, SPANS>)> {
+    let by_base = |bank: &&GranuleRange| bank.base();
+    let mut last = banks.iter().min_by_key(by_base)?;
+    let base = last.base();
+    let mut holes = Vec::new();
+    // Banks are disjoint, so the next one starts where the last one ends or later.
+    let after = |last: &GranuleRange| {
+        let top = last.top();
+        let later = banks.iter().filter(move |bank| bank.base() >= top);
+        later.min_by_key(by_base)
+    };
+    while let Some(next) = after(last) {
+        if let Some(hole) = GranuleRange::new(last.top(), next.base()) {
+            holes.push(hole).ok()?;
+        }
+        last = next;
+    }
+    Some((GranuleRange::new(base, last.top())?, holes))
+}
+
 /// Memory for tables, addressed as it is mapped: at its physical address.
 struct Identity<'a>(&'a mut Carver);
 

@@ -13,7 +13,7 @@ use tsm_abi::RmiCode;
 use tsm_abi::el3::{self, BootStatus, ConfigAccess, Features};
 use tsm_core::Tsm;
 use tsm_iommu::{HostMap, host_map};
-use tsm_platform::{GRANULE_SIZE, Granule, GranuleRange, Pa, Rid};
+use tsm_platform::{GRANULE_SIZE, Granule, Pa, Rid};
 
 use super::smmu::{self, Smmu};
 use super::{cpu, exception, monitor};
@@ -23,7 +23,7 @@ use crate::isolation_tests;
 use crate::layout::{DEVICE_WINDOW, MAX_CPUS};
 use crate::log::info;
 use crate::machine::Machine;
-use crate::manifest::{self, MOST, Manifest, PAGE};
+use crate::manifest::{self, Manifest, PAGE};
 use crate::paging::Use;
 use crate::setup::{self, Failure, Setup};
 
@@ -199,7 +199,7 @@ fn start_smmu(
     if !features.contains(Features::SMMU_IS_REALM) {
         return Ok(None);
     }
-    let (dram, holes) = cover(manifest)?;
+    let (dram, holes) = setup::cover(&manifest.dram).ok_or(BootStatus::ManifestDataError)?;
     let entries = host_map::table_count(dram)
         .and_then(|count| count.checked_mul(512))
         .ok_or(BootStatus::NoMemory)?;
@@ -220,33 +220,6 @@ fn start_smmu(
     // those that `host` describes.
     let unit = unsafe { Smmu::start(base, parts, host, &holes) };
     unit.map(Some).map_err(|_| BootStatus::Unknown)
-}
-
-/// Returns the range from the first to the last byte of DRAM, and the gaps between its banks.
-fn cover(manifest: &Manifest) -> Result<(GranuleRange, Vec<GranuleRange, MOST>), BootStatus> {
-    let by_base = |bank: &&GranuleRange| bank.base();
-    let banks = manifest.dram.iter();
-    let mut last = banks
-        .clone()
-        .min_by_key(by_base)
-        .ok_or(BootStatus::ManifestDataError)?;
-    let base = last.base();
-    let mut holes = Vec::new();
-    // Banks are disjoint, so the next one starts where the last one ends or later.
-    while let Some(next) = banks
-        .clone()
-        .filter(|bank| bank.base() >= last.top())
-        .min_by_key(by_base)
-    {
-        if let Some(hole) = GranuleRange::new(last.top(), next.base()) {
-            holes
-                .push(hole)
-                .map_err(|_| BootStatus::ManifestDataError)?;
-        }
-        last = next;
-    }
-    let all = GranuleRange::new(base, last.top()).ok_or(BootStatus::ManifestDataError)?;
-    Ok((all, holes))
 }
 
 /// Handles one call of EL3: `frame` holds x0 to x7 on entry, and x0 to x8 of the answer on return.

@@ -33,6 +33,9 @@ pub use translation::{invalidate_all, invalidate_range};
 pub use tsm_iommu::ArmStage2 as Stage2Tables;
 use tsm_platform::{GRANULE_SIZE, HostFault};
 
+/// The granule protection table says whose memory is whose, and every access is checked.
+pub const OWNER_IS_CHECKED_ON_ACCESS: bool = true;
+
 global_asm!(include_str!("copy.S"));
 global_asm!(include_str!("isolation.S"));
 global_asm!(include_str!("memory.S"));

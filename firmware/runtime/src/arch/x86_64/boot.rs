@@ -10,6 +10,7 @@ use spin::Once;
 use tsm_core::Tsm;
 use tsm_platform::{GRANULE_SIZE, GranuleRange, Pa};
 
+use super::reach::{self, Reach};
 use super::{cpu, exception, extended, host, start};
 use crate::arch::acpi::{self, Tables};
 use crate::arch::pvh::{RESERVED, Source, StartInfo};
@@ -170,15 +171,28 @@ fn build(
         }
         _ => None,
     };
-    let units = findings.tables.units.first().copied().map(Pa);
+    let reserved = Vec::new();
+    let (configuration, _) = findings.tables.ecam.ok_or(Failure::Layout)?;
+    let reach = Reach {
+        banks,
+        devices,
+        region: setup::region().ok_or(Failure::Layout)?,
+        reserved: &reserved,
+        hidden: board().key_unit(),
+        ecam: configuration,
+        units: &findings.tables.units,
+    };
+    reach::nested(setup, &reach)?;
+    let iommu = reach::iommu(setup, &reach)?;
+    let units = findings.tables.units.iter().copied().map(Pa);
     Ok(Machine {
         memory,
         host,
-        units: units.into_iter().take(0).collect(),
-        iommu: None,
+        units: units.take(iommu.iter().count()).collect(),
+        iommu,
         ecam,
         mediated: true,
-        reserved: Vec::new(),
+        reserved,
         hidden: Some(board().key_unit()),
     })
 }
