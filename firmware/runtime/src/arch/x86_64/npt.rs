@@ -37,7 +37,7 @@ pub fn start(
     Ok(())
 }
 
-/// Returns the root of the host's tables.
+/// Returns the root of the host's tables, once there are any.
 pub fn host_root() -> Option<u64> {
     Some(MAP.get()?.lock().root().0)
 }
@@ -53,9 +53,4 @@ pub fn set_owner(range: GranuleRange, realm: bool) -> Result<(), PlatformError> 
         smp::shootdown();
     }
     Ok(())
-}
-
-/// Returns the root of the host's tables, once there are any.
-pub fn host_root() -> Option<u64> {
-    None
 }
