@@ -11,6 +11,8 @@ use crate::layout::MAX_CPUS;
 
 /// Most IOMMUs that are taken.
 pub const MOST_UNITS: usize = 4;
+/// Most I/O APICs that are taken.
+pub const MOST_IO_APICS: usize = 4;
 /// Tables that are looked at, and bytes of one.
 const MOST_TABLES: u64 = 64;
 const MOST_BYTES: u32 = 1 << 20;
@@ -26,6 +28,8 @@ pub struct Tables {
     pub units: Vec<u64, MOST_UNITS>,
     /// Ids of the local APICs of the processors that can be used.
     pub processors: Vec<u32, MAX_CPUS>,
+    /// Register pages of the I/O APICs.
+    pub io_apics: Vec<u64, MOST_IO_APICS>,
 }
 
 /// Says what is wrong with the tables: one is damaged, or there is more than room.
@@ -113,7 +117,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Reads the interrupt controllers (ACPI 6.5, 5.2.12): type 0 is a local APIC, type 9 one of x2APIC.
+    /// Reads the interrupt controllers (ACPI 6.5, 5.2.12): type 0 is a local APIC, type 9 one of x2APIC,
+    /// type 1 an I/O APIC.
     fn read_processors(&mut self, source: &impl Source, first: u64, end: u64) -> Result<()> {
         let mut place = first;
         while add(place, 2)? <= end {
@@ -125,6 +130,11 @@ impl Tables {
                 (0, 8..) => {
                     let [id] = bytes(source, add(place, 3)?)?;
                     (u32::from(id), word(source, add(place, 4)?)?)
+                }
+                (1, 12..) => {
+                    let page = u64::from(word(source, add(place, 4)?)?);
+                    self.io_apics.push(page).map_err(|_| Damaged)?;
+                    (0, 0)
                 }
                 (9, 16..) => (word(source, add(place, 4)?)?, word(source, add(place, 8)?)?),
                 _ => (0, 0),
@@ -221,7 +231,7 @@ mod tests {
     fn madt() -> Vec<u8> {
         let mut body = vec![0; 8];
         body.extend([0, 8, 0, 0, 1, 0, 0, 0]);
-        body.extend([1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        body.extend([1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
         body.extend([0, 8, 1, 7, 1, 0, 0, 0]);
         // One that cannot be used, and one by its x2APIC.
         body.extend([0, 8, 2, 8, 0, 0, 0, 0]);
@@ -263,6 +273,7 @@ mod tests {
             assert_eq!(found.ecam, Some((0xb000_0000, 256)));
             assert_eq!(found.units.as_slice(), [0xfed9_0000]);
             assert_eq!(found.processors.as_slice(), [0, 7, 0x100]);
+            assert_eq!(found.io_apics.as_slice(), [0xfec0_0000]);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::board::board;
 use crate::ecam::{BUSES, ECAM_BYTES, Ecam};
 use crate::layout::{DEVICE_WINDOW, HOST_WINDOW, MAX_CPUS};
 use crate::log::{info, warning};
-use crate::machine::{MOST_RESERVED, Machine};
+use crate::machine::Machine;
 use crate::paging::Use;
 use crate::setup::{self, Failure, Setup};
 
@@ -171,7 +171,7 @@ fn build(
         }
         _ => None,
     };
-    let reserved: Vec<GranuleRange, MOST_RESERVED> = Vec::new();
+    let reserved = Vec::new();
     let (configuration, _) = findings.tables.ecam.ok_or(Failure::Layout)?;
     let reach = Reach {
         banks,
@@ -181,10 +181,13 @@ fn build(
         hidden: board().key_unit(),
         ecam: configuration,
         units: &findings.tables.units,
+        io_apics: &findings.tables.io_apics,
     };
+    for page in reach.io_apics {
+        setup.map(DEVICE_WINDOW, *page, GRANULE_SIZE, Use::Device)?;
+    }
     reach::nested(setup, &reach)?;
     let iommu = reach::iommu(setup, &reach)?;
-    let kept = reach::kept(&reach)?;
     let units = findings.tables.units.iter().copied().map(Pa);
     Ok(Machine {
         memory,
@@ -193,7 +196,7 @@ fn build(
         iommu,
         ecam,
         mediated: true,
-        reserved: kept,
+        reserved,
         hidden: Some(board().key_unit()),
     })
 }

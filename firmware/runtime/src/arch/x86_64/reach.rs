@@ -15,7 +15,6 @@ use super::npt;
 use super::vtd::{self, VtD};
 use crate::ecam::ECAM_BYTES;
 use crate::layout::DEVICE_WINDOW;
-use crate::machine::MOST_RESERVED;
 use crate::paging::Use;
 use crate::setup::{self, Failure, SPANS, Setup};
 
@@ -41,6 +40,8 @@ pub struct Reach<'a> {
     pub ecam: u64,
     /// Registers of IOMMUs.
     pub units: &'a [u64],
+    /// Register pages of I/O APICs. The host reads them; its writes are looked at.
+    pub io_apics: &'a [u64],
 }
 
 fn range(base: u64, bytes: u64) -> Result<GranuleRange, Failure> {
@@ -60,9 +61,18 @@ pub fn nested(setup: &mut Setup, reach: &Reach<'_>) -> Result<(), Failure> {
     for hole in kept.chain([Ok(reach.region)]) {
         holes.push(hole?).map_err(|_| Failure::Layout)?;
     }
+    let mut lent: Vec<_, AREAS> = Vec::new();
+    let pages = reach.io_apics.iter();
+    for range in pages
+        .map(|page| range(*page, GRANULE_SIZE))
+        .chain([Ok(ecam)])
+    {
+        let lent = lent.push((range?, identity::Access::ReadOnly));
+        lent.map_err(|_| Failure::Layout)?;
+    }
     let mut areas: Areas<AREAS> = Areas::new();
-    let tracked = reach.banks.iter().chain(reach.devices);
-    for range in tracked.chain(&holes).chain([&ecam]) {
+    let tracked = reach.banks.iter().chain(reach.devices).chain(&holes);
+    for range in tracked.chain(lent.iter().map(|(range, _)| range)) {
         areas.add(*range).map_err(|_| Failure::Layout)?;
     }
     let areas = setup.keep(areas.into_inner())?;
@@ -71,24 +81,7 @@ pub fn nested(setup: &mut Setup, reach: &Reach<'_>) -> Result<(), Failure> {
     let words =
         unsafe { setup.zeroed::<AtomicU64>(words.ok_or(Failure::NoMemory)?, GRANULE_SIZE) }?;
     // The hidden function's page lies in the window, so the window goes first.
-    npt::start(words, areas, &[(ecam, identity::Access::ReadOnly)], &holes)
-        .map_err(|_| Failure::Layout)
-}
-
-/// Returns where no function may be made to answer: all that the host must not reach, whichever unit
-/// an address goes to that two of them claim.
-pub fn kept(reach: &Reach<'_>) -> Result<Vec<GranuleRange, MOST_RESERVED>, Failure> {
-    let mut kept: Vec<_, MOST_RESERVED> = Vec::new();
-    let pages = [LOCAL_APIC].into_iter().chain(reach.units.iter().copied());
-    let pages = pages.map(|page| range(page, GRANULE_SIZE));
-    let whole = [Ok(reach.region), range(reach.ecam, ECAM_BYTES)];
-    for range in pages
-        .chain(whole)
-        .chain(reach.reserved.iter().copied().map(Ok))
-    {
-        kept.push(range?).map_err(|_| Failure::Layout)?;
-    }
-    Ok(kept)
+    npt::start(words, areas, &lent, &holes).map_err(|_| Failure::Layout)
 }
 
 /// Takes the first IOMMU.

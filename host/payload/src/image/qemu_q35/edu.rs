@@ -23,11 +23,7 @@ const LIMIT_MS: u64 = 5000;
 
 /// The device.
 #[derive(Clone, Copy, Debug)]
-pub struct Edu {
-    /// Which function it is.
-    pub function: Function,
-    registers: Mmio,
-}
+pub struct Edu(Mmio);
 
 impl Edu {
     /// Finds the device on bus 0 and lets it access memory.
@@ -40,11 +36,7 @@ impl Edu {
         // Its only BAR is 32 bits wide; the machine's firmware has given it an address.
         let base = config.read32(super::super::pci::BAR0) & !0xf;
         // SAFETY: The device's registers; no Rust object is there.
-        let registers = unsafe { Mmio::new(base as usize) };
-        Some(Self {
-            function,
-            registers,
-        })
+        Some(Self(unsafe { Mmio::new(base as usize) }))
     }
 
     /// Copies `bytes` bytes of memory to the device's page; returns whether it ended.
@@ -58,10 +50,10 @@ impl Edu {
     }
 
     fn copy(self, source: u64, destination: u64, bytes: u64, control: u64) -> bool {
-        self.registers.write64(SOURCE, source);
-        self.registers.write64(DESTINATION, destination);
-        self.registers.write64(COUNT, bytes);
-        self.registers.write64(CONTROL, control);
-        wait_until(LIMIT_MS, || self.registers.read64(CONTROL) & START == 0)
+        self.0.write64(SOURCE, source);
+        self.0.write64(DESTINATION, destination);
+        self.0.write64(COUNT, bytes);
+        self.0.write64(CONTROL, control);
+        wait_until(LIMIT_MS, || self.0.read64(CONTROL) & START == 0)
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod cpuid;
 pub mod icr;
 pub mod instruction;
+pub mod io_apic;
 pub mod msr;
 pub mod ports;
 pub mod requests;

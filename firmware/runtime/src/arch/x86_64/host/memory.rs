@@ -1,14 +1,14 @@
 // Copyright The Portcullis authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Host accesses to memory that nested paging keeps from it: those to configuration space are performed
-//! for it, all others are refused.
+//! Host accesses to memory that nested paging keeps from it: those to configuration space and to
+//! I/O APICs are performed for it, all others are refused.
 
 use tsm_platform::{HostMemory, HostPa, Rid};
 
 use super::super::boot;
-use super::HostCpu;
 use super::exits::{config_access, refuse};
+use super::{HostCpu, io_apic};
 use crate::arch::confine::instruction::{self, Direction, LONGEST, Operand};
 use crate::arch::confine::walk;
 use crate::arch::vmcb::control_register::CR0_PE;
@@ -30,18 +30,54 @@ pub fn fault(host: &mut HostCpu) {
     }
 }
 
+/// Registers whose accesses the TSM performs.
+#[derive(Clone, Copy)]
+enum Registers {
+    /// Configuration space of a function.
+    Function(Rid),
+    /// An I/O APIC by its number: writes only.
+    IoApic(usize),
+}
+
+impl Registers {
+    /// Returns what is at an address, and the offset there.
+    fn at(address: u64) -> Option<(Self, u16)> {
+        let offset = (address & 0xfff) as u16;
+        let page = address & !0xfff;
+        let mut apics = boot::findings()?.tables.io_apics.iter();
+        if let Some(number) = apics.position(|apic| *apic == page) {
+            return Some((Self::IoApic(number), offset));
+        }
+        let (machine, _) = boot::tsm()?;
+        let window = page.checked_sub(machine.ecam.as_ref()?.physical())?;
+        let rid = Rid(u16::try_from(window >> 12).ok()?);
+        Some((Self::Function(rid), offset))
+    }
+
+    /// Performs or drops an access of 1, 2 or 4 bytes; returns what a load brings.
+    fn access(self, offset: u16, bytes: u8, write: Option<u32>) -> u32 {
+        match self {
+            Self::Function(rid) => config_access(rid, offset, bytes, write),
+            Self::IoApic(number) => {
+                if let Some(value) = write.filter(|_| bytes == 4) {
+                    io_apic::write(number, offset, value);
+                }
+                u32::MAX
+            }
+        }
+    }
+}
+
 fn perform(host: &mut HostCpu, code: u64, address: u64) -> Option<()> {
-    let (machine, _) = boot::tsm()?;
-    let window = machine.ecam.as_ref()?;
-    let offset = address.checked_sub(window.physical())?;
-    if offset >= crate::ecam::ECAM_BYTES || code & error::FETCH != 0 || code & error::FINAL == 0 {
+    let (registers, offset) = Registers::at(address)?;
+    if code & error::FETCH != 0 || code & error::FINAL == 0 {
         return None;
     }
-    let rid = Rid((offset >> 12) as u16);
+    let (machine, _) = boot::tsm()?;
     let (bytes, count) = fetch(host, machine)?;
     let access = instruction::decode(bytes.get(..count)?, is_long(host)?)?;
     let is_store = access.direction == Direction::Store;
-    if is_store != (code & error::WRITE != 0) || !offset.is_multiple_of(u64::from(access.bytes)) {
+    if is_store != (code & error::WRITE != 0) || !offset.is_multiple_of(u16::from(access.bytes)) {
         return None;
     }
     let register = match access.operand {
@@ -54,9 +90,8 @@ fn perform(host: &mut HostCpu, code: u64, address: u64) -> Option<()> {
     let width = access.bytes.min(4);
     let mut read = 0;
     for done in (0..access.bytes).step_by(usize::from(width)) {
-        let place = (offset & 0xfff) as u16 + u16::from(done);
         let piece = (value >> (8 * done)) as u32;
-        let piece = config_access(rid, place, width, is_store.then_some(piece));
+        let piece = registers.access(offset + u16::from(done), width, is_store.then_some(piece));
         read |= u64::from(piece) << (8 * done);
     }
     if let Direction::Load(extend) = access.direction {

@@ -4,6 +4,7 @@
 //! The host's virtual CPUs: one on each CPU, entered again after every exit until the machine goes off.
 
 mod exits;
+mod io_apic;
 mod load;
 mod memory;
 mod signal;
