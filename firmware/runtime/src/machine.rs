@@ -20,6 +20,9 @@ use crate::isolation::isolated;
 use crate::kinds::Kind;
 use crate::memory::{Memory, Window};
 
+/// Most ranges of addresses that the platform keeps.
+pub const MOST_RESERVED: usize = 8;
+
 /// Everything that the TSM owns of the machine. All CPUs share it.
 pub struct Machine {
     /// Granules.
@@ -34,8 +37,8 @@ pub struct Machine {
     pub ecam: Option<Ecam>,
     /// Whether host accesses to configuration space come to the TSM.
     pub mediated: bool,
-    /// MMIO that the platform keeps.
-    pub reserved: Vec<GranuleRange, 1>,
+    /// Addresses that the platform keeps: no function may answer there.
+    pub reserved: Vec<GranuleRange, MOST_RESERVED>,
     /// The function that the platform keeps.
     pub hidden: Option<Rid>,
 }

@@ -4,7 +4,7 @@
 //! What a hostile host tries.
 
 use tsm_abi::RmiCode;
-use tsm_abi::rmi::{Call, MapFlags, PdevState, VdevState};
+use tsm_abi::rmi::{Call, IommuFaultFlags, MapFlags, PdevState, VdevState};
 use tsm_payload_support::dma::DmaPage;
 use tsm_payload_support::mmio::Mmio;
 use tsm_payload_support::nvme::BLOCK;
@@ -240,9 +240,27 @@ fn config_space(host: &Host) {
     );
 }
 
+/// Takes all records of refused requests. Returns whether there was one of `function` for the page at
+/// `address`, a write or not.
+pub fn reported(function: Function, address: u64, write: bool) -> bool {
+    const MOST_RECORDS: usize = 100;
+    let mut flags = IommuFaultFlags::VALID;
+    flags.set(IommuFaultFlags::WRITE, write);
+    let mut found = false;
+    for _ in 0..MOST_RECORDS {
+        let reply = rmi::call(&Call::IommuFaultGet {});
+        let seen = [1, 2, 3].map(|index| reply.register(index));
+        if seen[0] == 0 {
+            break;
+        }
+        found |= seen == [flags.bits(), u64::from(function.0), address & !0xfff];
+    }
+    found
+}
+
 /// Another disk of the host as a DMA engine.
 fn device_memory_access(host: &mut Host) {
-    let Some(disk) = host.other_disk.as_mut() else {
+    let (Some(disk), Some(function)) = (host.other_disk.as_mut(), host.topology.other_disk) else {
         return;
     };
     let marker = [0x5a; BLOCK];
@@ -253,7 +271,14 @@ fn device_memory_access(host: &mut Host) {
     }
     // SAFETY: Never touched by this program: only its device address is used.
     let guest = unsafe { DmaPage::new(GUEST_PAGE as usize, GUEST_PAGE) };
+    let early = reported(function, GUEST_PAGE, false);
     let seen = disk.write_from(OTHER_LBA, guest);
+    let told = reported(function, GUEST_PAGE, false);
+    check(
+        "refused-dma-is-reported",
+        format_args!("before {early}, after {told}"),
+        !early && told,
+    );
     let read_back = disk.read(OTHER_LBA, &mut block);
     let leaked = block.starts_with(b"PCPOLICY");
     attack(

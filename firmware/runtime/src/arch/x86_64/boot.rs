@@ -18,7 +18,7 @@ use crate::board::board;
 use crate::ecam::{BUSES, ECAM_BYTES, Ecam};
 use crate::layout::{DEVICE_WINDOW, HOST_WINDOW, MAX_CPUS};
 use crate::log::{info, warning};
-use crate::machine::Machine;
+use crate::machine::{MOST_RESERVED, Machine};
 use crate::paging::Use;
 use crate::setup::{self, Failure, Setup};
 
@@ -171,7 +171,7 @@ fn build(
         }
         _ => None,
     };
-    let reserved = Vec::new();
+    let reserved: Vec<GranuleRange, MOST_RESERVED> = Vec::new();
     let (configuration, _) = findings.tables.ecam.ok_or(Failure::Layout)?;
     let reach = Reach {
         banks,
@@ -188,6 +188,7 @@ fn build(
     }
     reach::nested(setup, &reach)?;
     let iommu = reach::iommu(setup, &reach)?;
+    let kept = reach::kept(&reach)?;
     let units = findings.tables.units.iter().copied().map(Pa);
     Ok(Machine {
         memory,
@@ -196,7 +197,7 @@ fn build(
         iommu,
         ecam,
         mediated: true,
-        reserved,
+        reserved: kept,
         hidden: Some(board().key_unit()),
     })
 }

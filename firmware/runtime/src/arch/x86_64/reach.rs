@@ -15,6 +15,7 @@ use super::npt;
 use super::vtd::{self, VtD};
 use crate::ecam::ECAM_BYTES;
 use crate::layout::DEVICE_WINDOW;
+use crate::machine::MOST_RESERVED;
 use crate::paging::Use;
 use crate::setup::{self, Failure, SPANS, Setup};
 
@@ -82,6 +83,22 @@ pub fn nested(setup: &mut Setup, reach: &Reach<'_>) -> Result<(), Failure> {
         unsafe { setup.zeroed::<AtomicU64>(words.ok_or(Failure::NoMemory)?, GRANULE_SIZE) }?;
     // The hidden function's page lies in the window, so the window goes first.
     npt::start(words, areas, &lent, &holes).map_err(|_| Failure::Layout)
+}
+
+/// Returns where no function may be made to answer: all that the host must not reach, whichever unit
+/// an address goes to that two of them claim.
+pub fn kept(reach: &Reach<'_>) -> Result<Vec<GranuleRange, MOST_RESERVED>, Failure> {
+    let mut kept: Vec<_, MOST_RESERVED> = Vec::new();
+    let pages = [LOCAL_APIC].into_iter().chain(reach.units.iter().copied());
+    let pages = pages.map(|page| range(page, GRANULE_SIZE));
+    let whole = [Ok(reach.region), range(reach.ecam, ECAM_BYTES)];
+    for range in pages
+        .chain(whole)
+        .chain(reach.reserved.iter().copied().map(Ok))
+    {
+        kept.push(range?).map_err(|_| Failure::Layout)?;
+    }
+    Ok(kept)
 }
 
 /// Takes the first IOMMU.

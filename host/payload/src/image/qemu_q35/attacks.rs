@@ -7,7 +7,7 @@ use tsm_abi::rmi::Call;
 use tsm_payload_support::x86_64::exception::Exception;
 use tsm_payload_support::x86_64::port;
 
-use super::super::attacks::{Disturbance, faults};
+use super::super::attacks::{Disturbance, faults, reported};
 use super::super::cpus;
 use super::super::flow::Host;
 use super::super::layout::{HOST_DMA_TOP, REALM_DATA};
@@ -290,10 +290,11 @@ fn device_memory_access(private: &[u64]) {
     target.write64(0, 0);
     let ended = edu.load(PAGE, 8) && edu.store(OTHER_PAGE, 8);
     let copied = target.read64(0);
+    let told = reported(edu.function, PAGE, false);
     check(
         "edu-copies-host-memory",
-        format_args!("ended {ended}, copied {copied:#x}"),
-        ended && copied == MARK,
+        format_args!("copied {copied:#x}; refused {told}"),
+        ended && copied == MARK && !told,
     );
     let pages = private.iter().map(|page| ("private memory", *page));
     // The TSM would not survive stores to its code: its entry and its exits are in the first page.
@@ -301,18 +302,20 @@ fn device_memory_access(private: &[u64]) {
         target.write64(0, 0);
         let ended = edu.load(PAGE, 8) && edu.load(address, 8) && edu.store(OTHER_PAGE, 8);
         let copied = target.read64(0);
+        let told = reported(edu.function, address, false);
         attack(
             "edu-dma-read",
             format_args!("edu copies {whose} to the host"),
-            format_args!("ended {ended}, got {copied:#x}"),
-            ended && (copied == 0 || copied == MARK),
+            format_args!("got {copied:#x}; refused {told}"),
+            ended && (copied == 0 || copied == MARK) && told,
         );
         let ended = edu.load(PAGE, 8) && edu.store(address, 0x1000);
+        let told = reported(edu.function, address, true);
         attack(
             "edu-dma-write",
             format_args!("edu stores to {whose}"),
-            format_args!("ended {ended}; its owner lives on or not"),
-            ended,
+            format_args!("refused {told}"),
+            ended && told,
         );
     }
 }

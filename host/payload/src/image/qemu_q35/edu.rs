@@ -23,7 +23,11 @@ const LIMIT_MS: u64 = 5000;
 
 /// The device.
 #[derive(Clone, Copy, Debug)]
-pub struct Edu(Mmio);
+pub struct Edu {
+    /// Which function it is.
+    pub function: Function,
+    registers: Mmio,
+}
 
 impl Edu {
     /// Finds the device on bus 0 and lets it access memory.
@@ -36,7 +40,11 @@ impl Edu {
         // Its only BAR is 32 bits wide; the machine's firmware has given it an address.
         let base = config.read32(super::super::pci::BAR0) & !0xf;
         // SAFETY: The device's registers; no Rust object is there.
-        Some(Self(unsafe { Mmio::new(base as usize) }))
+        let registers = unsafe { Mmio::new(base as usize) };
+        Some(Self {
+            function,
+            registers,
+        })
     }
 
     /// Copies `bytes` bytes of memory to the device's page; returns whether it ended.
@@ -50,10 +58,10 @@ impl Edu {
     }
 
     fn copy(self, source: u64, destination: u64, bytes: u64, control: u64) -> bool {
-        self.0.write64(SOURCE, source);
-        self.0.write64(DESTINATION, destination);
-        self.0.write64(COUNT, bytes);
-        self.0.write64(CONTROL, control);
-        wait_until(LIMIT_MS, || self.0.read64(CONTROL) & START == 0)
+        self.registers.write64(SOURCE, source);
+        self.registers.write64(DESTINATION, destination);
+        self.registers.write64(COUNT, bytes);
+        self.registers.write64(CONTROL, control);
+        wait_until(LIMIT_MS, || self.registers.read64(CONTROL) & START == 0)
     }
 }
