@@ -7,17 +7,20 @@
 use core::arch::global_asm;
 use core::arch::x86_64::_rdtsc;
 use core::hint::spin_loop;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tsm_platform::GRANULE_SIZE;
 
 use super::{apic, cpu, exception, host, smp, svm};
+use crate::arch;
 use crate::layout::{HOST_WINDOW, STACK_SIZE, STACK_STRIDE, STACK_WINDOW};
 use crate::log::warning;
 
 /// Where the code lies in which a CPU starts: a page of the host's memory below 1 MiB, which is put back
 /// as it was.
 const PAGE: u64 = 0x8000;
+const PAGE_BYTES: usize = GRANULE_SIZE as usize;
 /// Ticks that a CPU gets to start: at least six seconds on processors of up to 5 GHz. An emulated one on
 /// a loaded machine may need some of them.
 pub const LONG: u64 = 30_000_000_000;
@@ -41,7 +44,7 @@ static tsm_start_index: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     static start_code: u8;
-    static mut boot_pml4: [u64; 512];
+    static mut boot_pml4: u8;
 }
 
 /// Returns the time stamp counter.
@@ -63,18 +66,23 @@ pub unsafe fn others(ids: &[u32], root: u64) -> bool {
     }
     tsm_start_root.store(root, Ordering::SeqCst);
     let page = (HOST_WINDOW + PAGE) as *mut u8;
-    let mut saved = [0_u8; GRANULE_SIZE as usize];
+    let mut saved = MaybeUninit::<[u8; PAGE_BYTES]>::uninit();
+    let saved = saved.as_mut_ptr().cast::<u8>();
     // SAFETY: the page is the host's, mapped in its window, and the host does not run. The code is as
     // long as it. The other CPUs do nothing: the firmware left them waiting.
-    unsafe {
-        page.copy_to_nonoverlapping(saved.as_mut_ptr(), saved.len());
-        page.copy_from_nonoverlapping(&raw const start_code, saved.len());
-        if ids.len() > 1 {
-            apic::reset_others();
-            let begin = ticks();
-            while ticks().wrapping_sub(begin) < SHORT {
-                spin_loop();
-            }
+    let ready = unsafe {
+        arch::copy(saved, page, PAGE_BYTES).is_ok()
+            && arch::copy(page, &raw const start_code, PAGE_BYTES).is_ok()
+    };
+    if !ready {
+        return false;
+    }
+    if ids.len() > 1 {
+        // SAFETY: as above.
+        unsafe { apic::reset_others() };
+        let begin = ticks();
+        while ticks().wrapping_sub(begin) < SHORT {
+            spin_loop();
         }
     }
     let all = ids.iter().enumerate().skip(1).all(|(index, id)| {
@@ -86,12 +94,11 @@ pub unsafe fn others(ids: &[u32], root: u64) -> bool {
     // SAFETY: as above. All CPUs use the TSM's tables, so that nothing needs those of entry code, in which
     // everything is writable and executable.
     unsafe {
-        page.copy_from_nonoverlapping(saved.as_ptr(), saved.len());
         if all {
-            (&raw mut boot_pml4).write_volatile([0; 512]);
+            arch::zero_granule(&raw mut boot_pml4);
         }
+        all && arch::copy(page, saved, PAGE_BYTES).is_ok()
     }
-    all
 }
 
 /// Waits until CPU `index` has joined; returns its APIC id.
