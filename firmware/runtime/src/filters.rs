@@ -21,6 +21,11 @@ pub enum PortUse {
     KeyboardCommand,
     /// The data register of the keyboard controller.
     KeyboardData,
+    /// The index register of the clock's memory.
+    ClockIndex,
+    /// The data register of the clock's memory. Byte 0x0f says where firmware continues when a processor
+    /// was reset.
+    ClockData,
     /// The power management control register (ACPI 6.5, 4.8.3.2.1), two bytes.
     PowerControl,
 }

@@ -29,6 +29,8 @@ const PORTS: &[PortRule] = &[
     PortRule::new(0x00, 0x0f, PortUse::Nothing),
     PortRule::new(0x60, 0x60, PortUse::KeyboardData),
     PortRule::new(0x64, 0x64, PortUse::KeyboardCommand),
+    PortRule::new(0x70, 0x70, PortUse::ClockIndex),
+    PortRule::new(0x71, 0x71, PortUse::ClockData),
     PortRule::new(0x92, 0x92, PortUse::SystemControl),
     // Requests of system management mode, which the machine does not have.
     PortRule::new(0xb2, 0xb3, PortUse::Nothing),

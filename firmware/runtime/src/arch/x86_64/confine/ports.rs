@@ -3,8 +3,6 @@
 
 //! I/O ports that do not go to the host as they are.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
 use crate::filters::{PortRule, PortUse};
 
 /// Bytes of a permission map: one bit a port, and three more for accesses that run past the end.
@@ -96,24 +94,27 @@ pub enum Answer {
 /// Reads as ones, takes writes.
 const ABSENT: Answer = Answer::Done(u32::MAX);
 
-/// What the filtered ports remember. All processors share it, as they do the registers.
+/// What the filtered ports remember, as the registers do: one for all processors. An access that is
+/// performed is so before the next one is decided about.
 #[derive(Debug, Default)]
 pub struct Ports {
-    config_address: AtomicU32,
-    output_port_follows: AtomicBool,
+    config_address: u32,
+    output_port_follows: bool,
+    clock_index: u8,
 }
 
 impl Ports {
     /// Remembers nothing yet.
     pub const fn new() -> Self {
         Self {
-            config_address: AtomicU32::new(0),
-            output_port_follows: AtomicBool::new(false),
+            config_address: 0,
+            output_port_follows: false,
+            clock_index: 0,
         }
     }
 
     /// Decides about an access that `rules` have made leave the guest.
-    pub fn answer(&self, access: &PortAccess, rules: &[PortRule]) -> Answer {
+    pub fn answer(&mut self, access: &PortAccess, rules: &[PortRule]) -> Answer {
         let last = access.port.saturating_add(u16::from(access.bytes) - 1);
         // One that is only partly in a range is no access that the registers there know.
         let inside = |rule: &&PortRule| rule.first <= access.port && last <= rule.last;
@@ -127,18 +128,20 @@ impl Ports {
             PortUse::SystemControl => system_control(access),
             PortUse::KeyboardCommand => self.keyboard_command(access),
             PortUse::KeyboardData => self.keyboard_data(access),
+            PortUse::ClockIndex => self.clock_index(access),
+            PortUse::ClockData => self.clock_data(access),
             PortUse::PowerControl => power_control(access, access.port - rule.first),
         }
     }
 
-    fn config_address(&self, access: &PortAccess, place: u16) -> Answer {
+    fn config_address(&mut self, access: &PortAccess, place: u16) -> Answer {
         const RESET_CPU: u32 = 1 << 2;
         match (access.bytes, place, access.write) {
             (4, 0, Some(value)) => {
-                self.config_address.store(value, Ordering::Relaxed);
+                self.config_address = value;
                 Answer::Done(0)
             }
-            (4, 0, None) => Answer::Done(self.config_address.load(Ordering::Relaxed)),
+            (4, 0, None) => Answer::Done(self.config_address),
             (1, 1, Some(value)) if value & RESET_CPU != 0 => Answer::PowerOff,
             (1, 1, _) => Answer::Done(0),
             _ => ABSENT,
@@ -147,7 +150,7 @@ impl Ports {
 
     fn config_data(&self, place: u16) -> Answer {
         const ENABLE: u32 = 1 << 31;
-        let address = self.config_address.load(Ordering::Relaxed);
+        let address = self.config_address;
         if address & ENABLE == 0 {
             return ABSENT;
         }
@@ -157,7 +160,7 @@ impl Ports {
         }
     }
 
-    fn keyboard_command(&self, access: &PortAccess) -> Answer {
+    fn keyboard_command(&mut self, access: &PortAccess) -> Answer {
         const WRITE_OUTPUT_PORT: u32 = 0xd1;
         const GATE: [u32; 2] = [0xdd, 0xdf];
         if access.bytes != 1 {
@@ -167,7 +170,7 @@ impl Ports {
             return Answer::Pass;
         };
         let follows = command == WRITE_OUTPUT_PORT;
-        self.output_port_follows.store(follows, Ordering::Relaxed);
+        self.output_port_follows = follows;
         match command {
             _ if follows || GATE.contains(&command) => Answer::Done(0),
             // Pulses of the output port: a clear bit 0 pulls the reset line.
@@ -176,13 +179,35 @@ impl Ports {
         }
     }
 
+    fn clock_index(&mut self, access: &PortAccess) -> Answer {
+        /// The highest bit masks non-maskable interrupts.
+        const INDEX: u32 = 0x7f;
+        if access.bytes != 1 {
+            return ABSENT;
+        }
+        if let Some(value) = access.write {
+            self.clock_index = (value & INDEX) as u8;
+        }
+        Answer::Pass
+    }
+
+    /// Firmware is to find that it was not told to continue anywhere.
+    fn clock_data(&self, access: &PortAccess) -> Answer {
+        const SHUTDOWN_STATUS: u8 = 0x0f;
+        match access.write {
+            _ if access.bytes != 1 => ABSENT,
+            Some(_) if self.clock_index == SHUTDOWN_STATUS => Answer::Done(0),
+            _ => Answer::Pass,
+        }
+    }
+
     /// The command to write the output port never reached the controller, so what follows is none of
     /// its data.
-    fn keyboard_data(&self, access: &PortAccess) -> Answer {
+    fn keyboard_data(&mut self, access: &PortAccess) -> Answer {
         const NO_RESET: u32 = 1;
         match access.write {
             _ if access.bytes != 1 => ABSENT,
-            Some(value) if self.output_port_follows.swap(false, Ordering::Relaxed) => {
+            Some(value) if core::mem::take(&mut self.output_port_follows) => {
                 if value & NO_RESET == 0 {
                     Answer::PowerOff
                 } else {
@@ -224,6 +249,8 @@ mod tests {
     const RULES: &[PortRule] = &[
         PortRule::new(0x60, 0x60, PortUse::KeyboardData),
         PortRule::new(0x64, 0x64, PortUse::KeyboardCommand),
+        PortRule::new(0x70, 0x70, PortUse::ClockIndex),
+        PortRule::new(0x71, 0x71, PortUse::ClockData),
         PortRule::new(0x92, 0x92, PortUse::SystemControl),
         PortRule::new(0x510, 0x51b, PortUse::Nothing),
         PortRule::new(0x604, 0x605, PortUse::PowerControl),
@@ -231,7 +258,7 @@ mod tests {
         PortRule::new(0xcfc, 0xcff, PortUse::ConfigData),
     ];
 
-    fn write(ports: &Ports, port: u16, bytes: u8, value: u32) -> Answer {
+    fn write(ports: &mut Ports, port: u16, bytes: u8, value: u32) -> Answer {
         let access = PortAccess {
             port,
             bytes,
@@ -240,7 +267,7 @@ mod tests {
         ports.answer(&access, RULES)
     }
 
-    fn read(ports: &Ports, port: u16, bytes: u8) -> Answer {
+    fn read(ports: &mut Ports, port: u16, bytes: u8) -> Answer {
         let access = PortAccess {
             port,
             bytes,
@@ -257,7 +284,7 @@ mod tests {
         assert_eq!(map[0x518 / 8], 0x0f);
         assert_eq!(map[0x92 / 8], 1 << 2);
         let set: u32 = map.iter().map(|byte| byte.count_ones()).sum();
-        assert_eq!(set, 3 + 12 + 2 + 8);
+        assert_eq!(set, 5 + 12 + 2 + 8);
     }
 
     #[test]
@@ -284,61 +311,75 @@ mod tests {
 
     #[test]
     fn the_platforms_door_to_memory_is_closed() {
-        let ports = Ports::new();
-        assert_eq!(write(&ports, 0x518, 4, 1), ABSENT);
-        assert_eq!(read(&ports, 0x511, 1), ABSENT);
+        let mut ports = Ports::new();
+        assert_eq!(write(&mut ports, 0x518, 4, 1), ABSENT);
+        assert_eq!(read(&mut ports, 0x511, 1), ABSENT);
         // One that starts before the range and ends in it.
-        assert_eq!(write(&ports, 0x50f, 2, 1), ABSENT);
-        assert_eq!(write(&ports, 0x602, 4, 0x2000_0000), ABSENT);
-        assert_eq!(write(&ports, 0x604, 4, 0x2000), ABSENT);
+        assert_eq!(write(&mut ports, 0x50f, 2, 1), ABSENT);
+        assert_eq!(write(&mut ports, 0x602, 4, 0x2000_0000), ABSENT);
+        assert_eq!(write(&mut ports, 0x604, 4, 0x2000), ABSENT);
     }
 
     #[test]
     fn configuration_space_is_found_by_its_address_register() {
-        let ports = Ports::new();
-        assert_eq!(read(&ports, 0xcfc, 4), ABSENT);
-        write(&ports, 0xcf8, 4, 0x8001_0310);
-        assert_eq!(read(&ports, 0xcf8, 4), Answer::Done(0x8001_0310));
+        let mut ports = Ports::new();
+        assert_eq!(read(&mut ports, 0xcfc, 4), ABSENT);
+        write(&mut ports, 0xcf8, 4, 0x8001_0310);
+        assert_eq!(read(&mut ports, 0xcf8, 4), Answer::Done(0x8001_0310));
         let at = |offset| Answer::Config { rid: 0x103, offset };
-        assert_eq!(write(&ports, 0xcfc, 4, 0), at(0x10));
-        assert_eq!(write(&ports, 0xcfe, 2, 0), at(0x12));
+        assert_eq!(write(&mut ports, 0xcfc, 4, 0), at(0x10));
+        assert_eq!(write(&mut ports, 0xcfe, 2, 0), at(0x12));
         // As Linux looks for the register.
-        assert_eq!(write(&ports, 0xcfb, 1, 1), ABSENT);
-        assert_eq!(read(&ports, 0xcf8, 4), Answer::Done(0x8001_0310));
+        assert_eq!(write(&mut ports, 0xcfb, 1, 1), ABSENT);
+        assert_eq!(read(&mut ports, 0xcf8, 4), Answer::Done(0x8001_0310));
     }
 
     #[test]
     fn nothing_closes_the_gate_of_address_line_20() {
-        let ports = Ports::new();
-        assert_eq!(write(&ports, 0x92, 1, 0), Answer::Done(2));
-        assert_eq!(read(&ports, 0x92, 1), Answer::Done(2));
-        assert_eq!(write(&ports, 0x64, 1, 0xdd), Answer::Done(0));
-        assert_eq!(write(&ports, 0x64, 1, 0xd1), Answer::Done(0));
-        assert_eq!(write(&ports, 0x60, 1, 0xdd), Answer::Done(0));
-        assert_eq!(write(&ports, 0x60, 1, 0xdd), Answer::Pass);
+        let mut ports = Ports::new();
+        assert_eq!(write(&mut ports, 0x92, 1, 0), Answer::Done(2));
+        assert_eq!(read(&mut ports, 0x92, 1), Answer::Done(2));
+        assert_eq!(write(&mut ports, 0x64, 1, 0xdd), Answer::Done(0));
+        assert_eq!(write(&mut ports, 0x64, 1, 0xd1), Answer::Done(0));
+        assert_eq!(write(&mut ports, 0x60, 1, 0xdd), Answer::Done(0));
+        assert_eq!(write(&mut ports, 0x60, 1, 0xdd), Answer::Pass);
         // Another command between the two.
-        write(&ports, 0x64, 1, 0xd1);
-        assert_eq!(write(&ports, 0x64, 1, 0xae), Answer::Pass);
-        assert_eq!(write(&ports, 0x60, 1, 0xdd), Answer::Pass);
-        assert_eq!(write(&ports, 0x64, 2, 0xd1), ABSENT);
-        assert_eq!(read(&ports, 0x64, 1), Answer::Pass);
+        write(&mut ports, 0x64, 1, 0xd1);
+        assert_eq!(write(&mut ports, 0x64, 1, 0xae), Answer::Pass);
+        assert_eq!(write(&mut ports, 0x60, 1, 0xdd), Answer::Pass);
+        assert_eq!(write(&mut ports, 0x64, 2, 0xd1), ABSENT);
+        assert_eq!(read(&mut ports, 0x64, 1), Answer::Pass);
+    }
+
+    #[test]
+    fn firmware_is_never_told_where_to_continue() {
+        let mut ports = Ports::new();
+        for index in [0x0f, 0x8f] {
+            assert_eq!(write(&mut ports, 0x70, 1, index), Answer::Pass);
+            assert_eq!(write(&mut ports, 0x71, 1, 0x0a), Answer::Done(0));
+            assert_eq!(read(&mut ports, 0x71, 1), Answer::Pass);
+        }
+        // Both registers at once.
+        assert_eq!(write(&mut ports, 0x70, 2, 0x0a0f), ABSENT);
+        assert_eq!(write(&mut ports, 0x70, 1, 0x0b), Answer::Pass);
+        assert_eq!(write(&mut ports, 0x71, 1, 0x0a), Answer::Pass);
     }
 
     #[test]
     fn every_reset_and_every_sleep_turns_the_machine_off() {
-        let ports = Ports::new();
-        assert_eq!(write(&ports, 0x92, 1, 1), Answer::PowerOff);
-        assert_eq!(write(&ports, 0x64, 1, 0xfe), Answer::PowerOff);
-        write(&ports, 0x64, 1, 0xd1);
-        assert_eq!(write(&ports, 0x60, 1, 0xfe), Answer::PowerOff);
-        assert_eq!(write(&ports, 0xcf9, 1, 0x0f), Answer::PowerOff);
-        assert_eq!(write(&ports, 0xcf9, 1, 0x02), Answer::Done(0));
+        let mut ports = Ports::new();
+        assert_eq!(write(&mut ports, 0x92, 1, 1), Answer::PowerOff);
+        assert_eq!(write(&mut ports, 0x64, 1, 0xfe), Answer::PowerOff);
+        write(&mut ports, 0x64, 1, 0xd1);
+        assert_eq!(write(&mut ports, 0x60, 1, 0xfe), Answer::PowerOff);
+        assert_eq!(write(&mut ports, 0xcf9, 1, 0x0f), Answer::PowerOff);
+        assert_eq!(write(&mut ports, 0xcf9, 1, 0x02), Answer::Done(0));
         for kind in 0..8 {
             let value = 1 << 13 | kind << 10 | 1;
-            assert_eq!(write(&ports, 0x604, 2, value), Answer::PowerOff);
-            assert_eq!(write(&ports, 0x605, 1, value >> 8), Answer::PowerOff);
-            assert_eq!(write(&ports, 0x604, 2, value & 0x1fff), Answer::Pass);
+            assert_eq!(write(&mut ports, 0x604, 2, value), Answer::PowerOff);
+            assert_eq!(write(&mut ports, 0x605, 1, value >> 8), Answer::PowerOff);
+            assert_eq!(write(&mut ports, 0x604, 2, value & 0x1fff), Answer::Pass);
         }
-        assert_eq!(read(&ports, 0x604, 2), Answer::Pass);
+        assert_eq!(read(&mut ports, 0x604, 2), Answer::Pass);
     }
 }

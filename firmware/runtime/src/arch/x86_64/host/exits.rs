@@ -7,6 +7,7 @@ use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
 use ::x86_64::registers::model_specific::Msr;
+use spin::Mutex;
 use tsm_platform::Rid;
 
 use super::super::{boot, exception, svm};
@@ -30,7 +31,7 @@ mod length {
     pub const VMMCALL: u64 = 3;
 }
 
-static PORTS: Ports = Ports::new();
+static PORTS: Mutex<Ports> = Mutex::new(Ports::new());
 
 /// Handles an exit. The next entry continues the host, or delivers an exception to it.
 pub fn handle(host: &mut HostCpu) {
@@ -149,10 +150,15 @@ fn port(host: &mut HostCpu) {
     let Some(access) = PortAccess::decode(control.exit_info_1, host.vmcb.save.rax) else {
         return refuse(host);
     };
-    let value = match PORTS.answer(&access, board().port_rules()) {
+    let mut ports = PORTS.lock();
+    let answer = ports.answer(&access, board().port_rules());
+    let passes = answer == Answer::Pass;
+    // SAFETY: the board's rules name only registers here that reach no memory.
+    let passed = passes.then(|| unsafe { perform(&access) });
+    drop(ports);
+    let value = match answer {
         Answer::Done(value) => value,
-        // SAFETY: the board's rules name only registers here that reach no memory.
-        Answer::Pass => unsafe { perform(&access) },
+        Answer::Pass => passed.unwrap_or(u32::MAX),
         Answer::Config { rid, offset } => {
             let whole = offset.is_multiple_of(u16::from(access.bytes));
             if whole {
