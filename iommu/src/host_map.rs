@@ -24,25 +24,34 @@ const TABLE_BYTES: u64 = 4096;
 const LEVEL_1_BYTES: u64 = 1 << 30;
 const LEVEL_2_BYTES: u64 = 1 << 21;
 
-/// A store into one of the map's tables.
+/// Stores into one of the map's tables, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableWrite {
     /// Which table, counted from the first one of the map.
     pub table: usize,
-    /// Which entry of the table.
+    /// The first entry of the table.
     pub entry: usize,
-    /// The new value.
+    /// How many entries.
+    pub count: usize,
+    /// The new value of the first one.
     pub value: u64,
+    /// What each has more than the one before.
+    pub step: u64,
 }
 
 impl TableWrite {
-    /// Carries it out in one store. `words` are all tables of the map; `None` if the entry is in
-    /// none of them.
+    /// Carries it out, each entry in one store. `words` are all tables of the map; `None` if the
+    /// entries are in none of them.
     #[must_use]
     pub fn store(&self, words: &[AtomicU64]) -> Option<()> {
-        let index = self.table.checked_mul(TABLE_ENTRIES)?;
-        let word = words.get(index.checked_add(self.entry)?)?;
-        word.store(self.value, Ordering::Relaxed);
+        let table = words.get(self.table.checked_mul(TABLE_ENTRIES)?..)?;
+        let table = table.get(..TABLE_ENTRIES)?;
+        let entries = table.get(self.entry..self.entry.checked_add(self.count)?)?;
+        let mut value = self.value;
+        for entry in entries {
+            entry.store(value, Ordering::Relaxed);
+            value = value.wrapping_add(self.step);
+        }
         Some(())
     }
 }
@@ -236,22 +245,23 @@ impl<F: Stage2Format + Copy> HostMap<F> {
         let map = *self;
         let base = range.base().max(map.dram.base());
         let top = range.top().min(map.dram.top());
-        GranuleRange::new(base, top)
-            .into_iter()
-            .flat_map(GranuleRange::granules)
-            .filter_map(move |granule| {
-                let address = granule.address();
-                let first = map.dram.base().checked_div(LEVEL_2_BYTES)?;
-                let leaf = address.checked_div(LEVEL_2_BYTES)?.checked_sub(first)?;
-                Some(TableWrite {
-                    table: map
-                        .level_2
-                        .checked_add(1)?
-                        .checked_add(usize::try_from(leaf).ok()?)?,
-                    entry: F::index(Ipa(address), 3)?,
-                    value: if present { map.leaf(address)? } else { 0 },
-                })
+        let chunks = base >> 21..top.div_ceil(LEVEL_2_BYTES);
+        chunks.filter_map(move |chunk| {
+            let first = chunk.checked_mul(LEVEL_2_BYTES)?;
+            let end = first.checked_add(LEVEL_2_BYTES)?.min(top);
+            let first = first.max(base);
+            let leaf = chunk.checked_sub(map.dram.base() >> 21)?;
+            Some(TableWrite {
+                table: map
+                    .level_2
+                    .checked_add(1)?
+                    .checked_add(usize::try_from(leaf).ok()?)?,
+                entry: F::index(Ipa(first), 3)?,
+                count: usize::try_from(end.checked_sub(first)? >> 12).ok()?,
+                value: if present { map.leaf(first)? } else { 0 },
+                step: if present { TABLE_BYTES } else { 0 },
             })
+        })
     }
 }
 
@@ -280,8 +290,12 @@ mod tests {
         fn write(&mut self, writes: impl Iterator<Item = TableWrite>) -> usize {
             let mut count = 0;
             for write in writes {
-                self.0[write.table][write.entry] = write.value;
-                count += 1;
+                let mut value = write.value;
+                for entry in &mut self.0[write.table][write.entry..][..write.count] {
+                    *entry = value;
+                    value += write.step;
+                }
+                count += write.count;
             }
             count
         }
@@ -365,6 +379,8 @@ mod tests {
         assert!(memory.walk(0x4020_2000).is_some());
         assert_eq!(memory.write(map.map(range)), 3);
         assert_eq!(memory.0, Memory::new(&map).0);
+        // One step for each table, or an aligned block would be 512.
+        assert_eq!(map.unmap(range).count(), 2);
     }
 
     #[test]

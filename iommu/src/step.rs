@@ -22,7 +22,7 @@ pub enum Step {
         /// The new value.
         value: u64,
     },
-    /// Write one entry of the host's identity tables, in one store.
+    /// Write entries of the host's identity tables, each in one store.
     Table(TableWrite),
     /// Put one command, lower word first, into the IOMMU's queue.
     Command([u64; 2]),
