@@ -25,6 +25,7 @@ mod ids;
 mod key;
 mod state;
 mod stream;
+pub mod unit;
 
 pub use capability::{Capability, Shown, find_stream};
 pub use ids::StreamIds;

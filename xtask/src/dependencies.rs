@@ -16,8 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tsm-abi", &[]),
     ("tsm-platform", &["tsm-abi"]),
     ("tsm-spdm", &[]),
-    // Address types only.
-    ("tsm-ide", &["tsm-platform"]),
+    // Address types, and the words in which keys and streams of root ports are named.
+    ("tsm-ide", &["tsm-abi", "tsm-platform"]),
     ("tsm-iommu", &["tsm-platform"]),
     (
         "tsm-core",
@@ -29,10 +29,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tsm-spdm",
         ],
     ),
-    ("tsm-monitor", &["tsm-abi"]),
+    // The key configuration unit only.
+    ("tsm-monitor", &["tsm-abi", "tsm-ide"]),
     (
         "tsm-runtime",
-        &["tsm-abi", "tsm-core", "tsm-iommu", "tsm-platform"],
+        &[
+            "tsm-abi",
+            "tsm-core",
+            "tsm-ide",
+            "tsm-iommu",
+            "tsm-platform",
+        ],
     ),
     ("qemu-q35", &["tsm-platform", "tsm-runtime"]),
     (

@@ -231,7 +231,7 @@ impl<B: Board, P: Processor> Monitor<B, P> {
         let _lock = self.keys.lock();
         let result = Slot::decode(x[2], x[3]).and_then(|slot| match x[0] & FUNCTION {
             el3::RP_IDE_KEY_PROG => {
-                keys::program(unit, slot, [x[4], x[5], x[6], x[7]], [x[8], x[9]])
+                keys::program(unit, slot, &[x[4], x[5], x[6], x[7]], [x[8], x[9]])
             }
             el3::RP_IDE_KEY_SET_GO => keys::go(unit, slot),
             _ => {
@@ -245,12 +245,10 @@ impl<B: Board, P: Processor> Monitor<B, P> {
     fn stream_call(&self, x: &[u64; 31]) -> Result<[u64; 2], Status> {
         let [function, ecam, port, register, first, second, ..] = *x;
         let unit = self.board.keys().ok_or(Status::Fault)?;
-        if ecam != B::ECAM.base || register >> 16 != 0 {
+        if ecam != B::ECAM.base {
             return Err(Status::Invalid);
         }
-        let stream = Stream::decode(port, el3::STREAM_REGISTER_STREAM.of(register));
-        let stream = stream.map_err(key_status)?;
-        let pair = el3::STREAM_REGISTER_PAIR.of(register);
+        let (stream, pair) = Stream::decode_register(port, register).map_err(key_status)?;
         let _lock = self.keys.lock();
         match function & FUNCTION {
             el3::PORTCULLIS_STREAM_WRITE => {

@@ -7,6 +7,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tsm_abi::el3::{self, FirmeStatus, Status};
+use tsm_ide::unit::key_words;
 use tsm_platform::{GRANULE_SIZE, GranuleRange, PlatformError};
 use zeroize::Zeroizing;
 
@@ -176,13 +177,8 @@ pub fn key_program(
     key: &[u8; 32],
     iv: u64,
 ) -> Result<(), PlatformError> {
-    // Bits 255:224 of the key word hold the first four bytes (PCIe IDE_KM Key DW 7).
     let mut arguments = Zeroizing::new([ecam, u64::from(port), info, 0, 0, 0, 0, iv, 0]);
-    for (word, bytes) in arguments[3..7].iter_mut().rev().zip(key.chunks_exact(8)) {
-        for byte in bytes {
-            *word = *word << 8 | u64::from(*byte);
-        }
-    }
+    arguments[3..7].copy_from_slice(&*key_words(key));
     // The monitor clears the registers that carried the key.
     status(call(el3::RP_IDE_KEY_PROG, &*arguments)[0])
 }

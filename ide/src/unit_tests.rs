@@ -4,7 +4,8 @@
 extern crate std;
 
 use super::{
-    KeyError, Registers, SIZE, Slot, Stream, clear, go, program, read_pair, reset, stop, write_pair,
+    KeyError, Registers, SIZE, Slot, Stream, clear, go, key_words, program, read_pair, reset, stop,
+    write_pair,
 };
 use std::{cell::RefCell, vec, vec::Vec};
 use tsm_abi::el3::StreamAssociation;
@@ -72,7 +73,7 @@ fn reset_forgets_all_and_names_the_layout() {
     assert_eq!(
         unit.read(0xc),
         0xdead_beef,
-        "the counter is not the monitor's"
+        "the counter is the other half's"
     );
     assert!(unit.is_empty());
 }
@@ -81,7 +82,7 @@ fn reset_forgets_all_and_names_the_layout() {
 fn a_key_lands_with_its_first_bytes_in_the_last_word() {
     let unit = Unit::new();
     let slot = Slot::decode(PORT, INFO).unwrap();
-    program(&unit, slot, COUNTING, [0x1_0000_0002, 0]).unwrap();
+    program(&unit, slot, &COUNTING, [0x1_0000_0002, 0]).unwrap();
     assert_eq!(unit.read(ENTRY), 0x8003_0010);
     assert_eq!(unit.read(SLOT + 0x1c), 0x0001_0203);
     assert_eq!(unit.read(SLOT), 0x1c1d_1e1f);
@@ -92,13 +93,31 @@ fn a_key_lands_with_its_first_bytes_in_the_last_word() {
 }
 
 #[test]
+fn the_first_bytes_of_a_key_are_the_highest_of_its_last_word() {
+    let key = core::array::from_fn(|index| index as u8);
+    assert_eq!(*key_words(&key), COUNTING);
+}
+
+#[test]
+fn a_register_names_a_stream_and_a_pair_and_nothing_else() {
+    assert_eq!(
+        Stream::decode_register(PORT, 0x1003),
+        Ok((stream(PORT, 3), 16))
+    );
+    for (port, register) in [(PORT, 0x1_0003), (PORT, 1 << 63), (0x1_0000, 3)] {
+        let refused = Stream::decode_register(port, register);
+        assert_eq!(refused, Err(KeyError::Argument));
+    }
+}
+
+#[test]
 fn a_key_in_use_is_not_replaced() {
     let unit = Unit::new();
     let slot = Slot::decode(PORT, INFO).unwrap();
     assert_eq!(go(&unit, slot), Err(KeyError::State));
-    program(&unit, slot, COUNTING, [1, 0]).unwrap();
+    program(&unit, slot, &COUNTING, [1, 0]).unwrap();
     go(&unit, slot).unwrap();
-    assert_eq!(program(&unit, slot, [0; 4], [1, 0]), Err(KeyError::State));
+    assert_eq!(program(&unit, slot, &[0; 4], [1, 0]), Err(KeyError::State));
     assert_eq!(unit.read(SLOT + 0x1c), 0x0001_0203);
 }
 
@@ -108,7 +127,7 @@ fn stop_forgets_the_key_and_the_last_one_frees_the_entry() {
     let one = Slot::decode(PORT, INFO).unwrap();
     let other = Slot::decode(PORT, 3).unwrap();
     for slot in [one, other] {
-        program(&unit, slot, COUNTING, [1, 0]).unwrap();
+        program(&unit, slot, &COUNTING, [1, 0]).unwrap();
         go(&unit, slot).unwrap();
     }
     stop(&unit, one);
@@ -128,16 +147,16 @@ fn one_stream_id_of_two_ports_is_two_streams() {
     let unit = Unit::new();
     let one = Slot::decode(PORT, INFO).unwrap();
     let other = Slot::decode(0x18, INFO).unwrap();
-    program(&unit, one, COUNTING, [1, 0]).unwrap();
+    program(&unit, one, &COUNTING, [1, 0]).unwrap();
     assert_eq!(go(&unit, other), Err(KeyError::State));
-    program(&unit, other, [7; 4], [1, 0]).unwrap();
+    program(&unit, other, &[7; 4], [1, 0]).unwrap();
     go(&unit, one).unwrap();
     assert_eq!(unit.read(SLOT + 0x28), 3);
     assert_eq!(unit.read(SLOT + 0x800 + 0x28), 1);
     stop(&unit, one);
     assert_eq!(unit.read(SLOT + 0x800), 7);
     // The entry that became free is taken again.
-    program(&unit, one, COUNTING, [1, 0]).unwrap();
+    program(&unit, one, &COUNTING, [1, 0]).unwrap();
     assert_eq!(unit.read(ENTRY), 0x8003_0010);
 }
 
@@ -168,10 +187,10 @@ fn a_stream_keeps_its_entry_while_it_has_keys_or_registers() {
     let slot = Slot::decode(PORT, INFO).unwrap();
     let own = stream(PORT, 3);
     write_pair(&unit, own, 0, association(0x100, 0x100)).unwrap();
-    program(&unit, slot, COUNTING, [1, 0]).unwrap();
+    program(&unit, slot, &COUNTING, [1, 0]).unwrap();
     stop(&unit, slot);
     assert_eq!(read_pair(&unit, own, 0), Ok(association(0x100, 0x100)));
-    program(&unit, slot, COUNTING, [1, 0]).unwrap();
+    program(&unit, slot, &COUNTING, [1, 0]).unwrap();
     clear(&unit, own);
     assert_eq!(unit.read(SLOT + 0x28), 1);
     stop(&unit, slot);
@@ -188,7 +207,10 @@ fn when_every_entry_is_taken_the_next_stream_is_refused() {
     let refused = write_pair(&unit, next, 0, association(0x200, 0x200));
     assert_eq!(refused, Err(KeyError::State));
     let slot = Slot::decode(0x18, 0).unwrap();
-    assert_eq!(program(&unit, slot, COUNTING, [1, 0]), Err(KeyError::State));
+    assert_eq!(
+        program(&unit, slot, &COUNTING, [1, 0]),
+        Err(KeyError::State)
+    );
     clear(&unit, stream(PORT, 77));
     write_pair(&unit, next, 0, association(0x200, 0x200)).unwrap();
 }
@@ -202,7 +224,7 @@ fn an_argument_that_names_nothing_is_refused() {
     assert_eq!(Stream::decode(0x1_0000, 0), Err(KeyError::Argument));
     assert_eq!(Stream::decode(PORT, 256), Err(KeyError::Argument));
     let slot = Slot::decode(PORT, INFO).unwrap();
-    let refused = program(&unit, slot, COUNTING, [1, 1]);
+    let refused = program(&unit, slot, &COUNTING, [1, 1]);
     assert_eq!(refused, Err(KeyError::Argument));
     let own = stream(PORT, 3);
     let wrong = [

@@ -3,11 +3,15 @@
 
 //! Key configuration unit: the IDE streams of root ports, their keys, and which packets take them.
 //!
-//! A 1 MiB window of little-endian 32-bit registers that only the monitor reaches. It has room for
-//! 256 streams of any root ports; a stream takes an entry with its first register or key and leaves
-//! it with the last. The link's other half reads the entries and reports the state of each stream.
+//! A 1 MiB window of little-endian 32-bit registers that only trusted firmware reaches: the monitor
+//! where there is one, the TSM elsewhere. It has room for 256 streams of any root ports; a stream takes
+//! an entry with its first register or key and leaves it with the last. The link's other half reads the
+//! entries and reports the state of each stream.
 
-use tsm_abi::el3::{STREAM_RANGES, StreamAssociation};
+use tsm_abi::el3::{
+    STREAM_RANGES, STREAM_REGISTER_PAIR, STREAM_REGISTER_STREAM, StreamAssociation,
+};
+use zeroize::Zeroizing;
 
 /// Bytes of the window that hold registers.
 pub const SIZE: u32 = ENTRIES + ENTRY_COUNT * ENTRY_SIZE;
@@ -30,7 +34,9 @@ const SLOTS_A_STREAM: u32 = 12;
 /// Address ranges of the stream, each of two addresses of two words.
 const RANGES: u32 = 0x400;
 const RANGE_SIZE: u32 = 16;
-const RANGES_END: u32 = RANGES + STREAM_RANGES as u32 * RANGE_SIZE;
+const RANGE_COUNT: u32 = 16;
+const RANGES_END: u32 = RANGES + RANGE_COUNT * RANGE_SIZE;
+const _: () = assert!(RANGE_COUNT as u64 == STREAM_RANGES);
 
 /// Initial invocation field of a slot.
 const IFV: u32 = 0x20;
@@ -67,14 +73,22 @@ pub struct Stream {
 
 impl Stream {
     /// Decodes root port and stream id.
-    pub const fn decode(port: u64, id: u64) -> Result<Self, KeyError> {
-        if port > 0xffff || id > 0xff {
+    pub fn decode(port: u64, id: u64) -> Result<Self, KeyError> {
+        Ok(Self {
+            port: u16::try_from(port).map_err(|_| KeyError::Argument)?,
+            id: u8::try_from(id).map_err(|_| KeyError::Argument)?,
+        })
+    }
+
+    /// Decodes root port and stream register (`tsm_abi::el3::stream_register`), and returns the
+    /// number of the register pair as well.
+    pub fn decode_register(port: u64, register: u64) -> Result<(Self, u64), KeyError> {
+        let named = STREAM_REGISTER_STREAM.mask() | STREAM_REGISTER_PAIR.mask();
+        if register & !named != 0 {
             return Err(KeyError::Argument);
         }
-        Ok(Self {
-            port: port as u16,
-            id: id as u8,
-        })
+        let stream = Self::decode(port, STREAM_REGISTER_STREAM.of(register))?;
+        Ok((stream, STREAM_REGISTER_PAIR.of(register)))
     }
 
     fn owner(self) -> u32 {
@@ -114,8 +128,8 @@ const fn part(base: u32, index: u32, size: u32) -> u32 {
 }
 
 /// Returns the offset of the range of register pair `pair`, which is not 0.
-const fn range(entry: u32, pair: u64) -> u32 {
-    part(at(entry, RANGES), (pair as u32).wrapping_sub(1), RANGE_SIZE)
+const fn range(entry: u32, pair: u32) -> u32 {
+    part(at(entry, RANGES), pair.wrapping_sub(1), RANGE_SIZE)
 }
 
 /// Frees the entry if the stream has neither a key nor a register.
@@ -136,8 +150,9 @@ fn read_wide(unit: &impl Registers, offset: u32) -> u64 {
 }
 
 fn write_wide(unit: &impl Registers, offset: u32, value: u64) {
-    unit.write(offset, value as u32);
-    unit.write(at(offset, 4), (value >> 32) as u32);
+    let [a, b, c, d, high @ ..] = value.to_le_bytes();
+    unit.write(offset, u32::from_le_bytes([a, b, c, d]));
+    unit.write(at(offset, 4), u32::from_le_bytes(high));
 }
 
 /// Writes register pair `pair` of a stream: 0 is its association and zero, the others are ranges of
@@ -149,9 +164,10 @@ pub fn write_pair(
     words: [u64; 2],
 ) -> Result<(), KeyError> {
     let [first, second] = words;
+    let pair = u32::try_from(pair).map_err(|_| KeyError::Argument)?;
     let is_value = match pair {
         0 => StreamAssociation::from_word(first).is_some() && second == 0,
-        1..=STREAM_RANGES => words == [0; 2] || first < second,
+        1..=RANGE_COUNT => words == [0; 2] || first < second,
         _ => false,
     };
     if !is_value {
@@ -171,7 +187,8 @@ pub fn write_pair(
 
 /// Reads register pair `pair` of a stream. All is zero of a stream that has no entry.
 pub fn read_pair(unit: &impl Registers, stream: Stream, pair: u64) -> Result<[u64; 2], KeyError> {
-    if pair > STREAM_RANGES {
+    let pair = u32::try_from(pair).map_err(|_| KeyError::Argument)?;
+    if pair > RANGE_COUNT {
         return Err(KeyError::Argument);
     }
     let Some(entry) = stream.find(unit) else {
@@ -203,19 +220,22 @@ pub struct Slot {
 impl Slot {
     /// Decodes the root port and the stream information: stream id in bits 7:0, sub-stream in 10:8,
     /// direction in 11, key set in 12.
-    pub const fn decode(port: u64, info: u64) -> Result<Self, KeyError> {
-        let sub_stream = info >> 8 & 7;
-        if port > 0xffff || info >> 13 != 0 || sub_stream > 2 {
+    pub fn decode(port: u64, info: u64) -> Result<Self, KeyError> {
+        let [id, slot, rest @ ..] = info.to_le_bytes();
+        let sub_stream = slot & 7;
+        if rest != [0; 6] || slot >> 5 != 0 || sub_stream > 2 {
             return Err(KeyError::Argument);
         }
-        let direction = info >> 11 & 1;
-        let key_set = info >> 12 & 1;
+        let direction = slot >> 3 & 1;
+        let key_set = slot >> 4;
+        let stream = Stream::decode(port, id.into())?;
+        // Neither part reaches into another's, and the whole is below `SLOTS_A_STREAM`.
+        let index = key_set
+            .wrapping_mul(6)
+            .wrapping_add(sub_stream << 1 | direction);
         Ok(Self {
-            stream: Stream {
-                port: port as u16,
-                id: info as u8,
-            },
-            index: (key_set * 6 + sub_stream * 2 + direction) as u32,
+            stream,
+            index: index.into(),
         })
     }
 
@@ -232,13 +252,23 @@ pub fn reset(unit: &impl Registers) {
     }
 }
 
+/// Returns `key` as the words that [`program`] takes. They are erased when they are dropped.
+#[must_use]
+pub fn key_words(key: &[u8; 32]) -> Zeroizing<[u64; 4]> {
+    let mut words = Zeroizing::new([0; 4]);
+    for (word, bytes) in words.iter_mut().rev().zip(key.as_chunks::<8>().0) {
+        *word = u64::from_be_bytes(*bytes);
+    }
+    words
+}
+
 /// Programs a slot. `key` is bits 63:0 to 255:192 of the key and `iv` bits 63:0 and 95:64 of the
 /// invocation field, as the RMM-EL3 interface numbers them: bits 255:224 of the key are its first
 /// four bytes in AES order. The slot must not be in use.
 pub fn program(
     unit: &impl Registers,
     slot: Slot,
-    key: [u64; 4],
+    key: &[u64; 4],
     iv: [u64; 2],
 ) -> Result<(), KeyError> {
     // The invocation field of IDE is 64 bits; the fixed field above it is zero.
@@ -250,8 +280,8 @@ pub fn program(
         return Err(KeyError::State);
     }
     let mut offset = base;
-    for word in key.into_iter().chain([iv[0]]) {
-        write_wide(unit, offset, word);
+    for word in key.iter().chain([&iv[0]]) {
+        write_wide(unit, offset, *word);
         offset = at(offset, 8);
     }
     unit.write(at(base, CONTROL), PROGRAMMED);
@@ -282,5 +312,5 @@ pub fn stop(unit: &impl Registers, slot: Slot) {
 }
 
 #[cfg(test)]
-#[path = "keys_tests.rs"]
+#[path = "unit_tests.rs"]
 mod tests;
