@@ -48,8 +48,9 @@ pub trait Board: Sync {
     /// Returns the functions whose registers the host may write in part only.
     fn config_rules(&self) -> &'static [ConfigRule];
 
-    /// Returns the function that is the key configuration unit of the root ports.
-    fn key_unit(&self) -> Rid;
+    /// Returns the function that is the key configuration unit of the root ports, and its vendor and
+    /// device id.
+    fn key_unit(&self) -> (Rid, u32);
 }
 
 /// Makes `$board`, a constant expression of a type that implements [`Board`], the board of the image.

@@ -32,6 +32,9 @@ mod confine;
 #[path = "x86_64/generation.rs"]
 mod generation;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
+#[path = "x86_64/keys.rs"]
+mod keys;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]
 #[path = "x86_64/loader/mod.rs"]
 mod loader;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "none")))]

@@ -13,6 +13,7 @@ use tsm_platform::{GRANULE_SIZE, GranuleRange, Pa};
 use super::reach::{self, Reach};
 use super::{cpu, exception, extended, host, start};
 use crate::arch::acpi::{self, Tables};
+use crate::arch::keys;
 use crate::arch::pvh::{RESERVED, Source, StartInfo};
 use crate::board::board;
 use crate::ecam::{BUSES, ECAM_BYTES, Ecam};
@@ -171,14 +172,17 @@ fn build(
         }
         _ => None,
     };
-    let reserved: Vec<GranuleRange, MOST_RESERVED> = Vec::new();
+    let mut reserved: Vec<GranuleRange, MOST_RESERVED> = Vec::new();
+    if let Some(unit) = start_key_unit(setup, ecam.as_ref())? {
+        reserved.push(unit).map_err(|_| Failure::Layout)?;
+    }
     let (configuration, _) = findings.tables.ecam.ok_or(Failure::Layout)?;
     let reach = Reach {
         banks,
         devices,
         region: setup::region().ok_or(Failure::Layout)?,
         reserved: &reserved,
-        hidden: board().key_unit(),
+        hidden: board().key_unit().0,
         ecam: configuration,
         units: &findings.tables.units,
         io_apics: &findings.tables.io_apics,
@@ -198,8 +202,22 @@ fn build(
         ecam,
         mediated: true,
         reserved: kept,
-        hidden: Some(board().key_unit()),
+        hidden: Some(board().key_unit().0),
     })
+}
+
+/// Takes the key configuration unit, if the machine has one, and returns where it is.
+fn start_key_unit(setup: &mut Setup, ecam: Option<&Ecam>) -> Result<Option<GranuleRange>, Failure> {
+    let (rid, identity) = board().key_unit();
+    let Some(unit) = ecam.and_then(|ecam| keys::locate(ecam, rid, identity)) else {
+        warning!("there is no key configuration unit");
+        return Ok(None);
+    };
+    let base = setup.map(DEVICE_WINDOW, unit.base(), unit.bytes(), Use::Device)?;
+    // SAFETY: it was just mapped, all of it. The function is hidden from the host, which does not run
+    // yet, and the machine keeps its registers from the host.
+    unsafe { keys::start(base) };
+    Ok(Some(unit))
 }
 
 /// Maps what firmware reserves below the configuration window, ACPI tables among it, in the window of host

@@ -106,7 +106,8 @@ impl Board for Q35 {
         CHIPSET
     }
 
-    fn key_unit(&self) -> Rid {
-        Rid(0x10 << 3)
+    fn key_unit(&self) -> (Rid, u32) {
+        // An `ivshmem-plain` device.
+        (Rid(0x10 << 3), 0x1110_1af4)
     }
 }
