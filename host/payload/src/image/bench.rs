@@ -16,6 +16,7 @@ use super::board::SPARE_GIB;
 use super::flow::{self, Host};
 use super::layout::{DONATED_TOP, Page, REALM_DATA, Slot};
 use super::memory;
+use super::processor::START_LEVEL;
 use super::processor::bench::{NULL_CALL, guest_code, timed};
 use super::report::verdict;
 use super::rmi::{self, Refused, Result, delegate, must, undelegate};
@@ -165,13 +166,15 @@ fn realm_objects() -> Result<()> {
         || count(&Call::RealmDestroy { rd }),
     )?;
     must(&create)?;
-    let low = Call::RttCreate {
-        rd,
-        rtt: Slot::RttLow.address(),
-        ipa: 0,
-        level: 2,
-    };
-    must(&low)?;
+    let upper = &[(1, Slot::RttTop), (2, Slot::RttLow)][START_LEVEL..];
+    for (level, slot) in upper {
+        must(&Call::RttCreate {
+            rd,
+            rtt: slot.address(),
+            ipa: 0,
+            level: *level,
+        })?;
+    }
     let table = Call::RttCreate {
         rd,
         rtt: Slot::RttMemory0.address(),
@@ -188,8 +191,13 @@ fn realm_objects() -> Result<()> {
     let (read, arguments) = Call::RttReadEntry { rd, ipa, level }.encode();
     least_of("RTT_READ_ENTRY", read, arguments);
     mappings()?;
-    for (ipa, level) in [(0, 3), (0, 2)] {
-        must(&Call::RttDestroy { rd, ipa, level })?;
+    must(&Call::RttDestroy { rd, ipa, level })?;
+    for (level, _) in upper.iter().rev() {
+        must(&Call::RttDestroy {
+            rd,
+            ipa,
+            level: *level,
+        })?;
     }
     must(&Call::RealmDestroy { rd })?;
     Ok(())
