@@ -19,7 +19,7 @@ pub(crate) use info;
 macro_rules! warning {
     ($format:literal $(, $argument:expr)* $(,)?) => {{
         #[cfg(target_os = "none")]
-        defmt::println!($format $(, $argument)*);
+        defmt::error!($format $(, $argument)*);
         #[cfg(not(target_os = "none"))]
         { $(let _ = &$argument;)* }
     }};
