@@ -139,7 +139,7 @@ impl Files {
         let files = Self {
             keys: place.join("keys.shm"),
             disks: ["disk.img", "plain.img"].map(|name| place.join(name)),
-            port: place.join("firmware.log"),
+            port: Self::port(&place),
             place,
         };
         File::create(&files.keys)?.set_len(1 << 20)?;
@@ -147,6 +147,11 @@ impl Files {
             fs::write(disk, content())?;
         }
         Ok(files)
+    }
+
+    /// Returns where the firmware's log is in the folder of a run.
+    fn port(place: &Path) -> PathBuf {
+        place.join("firmware.log")
     }
 
     /// Adds the devices that both boards have.
@@ -216,6 +221,13 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         None => {}
     };
     let report = check(&host, &qemu, "linux", arguments.cpus, &mut show)?;
+    if verbose {
+        println!("firmware logs:");
+        let port = Files::port(&place(board, "linux"));
+        for line in logs::decode(board, &fs::read(port)?)? {
+            println!("      {line}");
+        }
+    }
     if let Some(file) = &arguments.json {
         fs::write(file, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
@@ -299,14 +311,17 @@ fn written(files: &Files) -> Result<Line> {
     })
 }
 
+/// Returns whether a line of the firmware's log says that something was not as it must be.
+fn is_trouble(line: &str) -> bool {
+    [": ERROR ", ": WARN ", "malformed", "of no image"]
+        .iter()
+        .any(|words| line.contains(words))
+}
+
 /// The firmware must have met nothing that it does not expect.
 fn quiet(board: &Board, port: &Path) -> Result<Line> {
     let lines = logs::decode(board, &fs::read(port)?)?;
-    let trouble = lines.iter().find(|line| {
-        ["ERROR", "WARN", "malformed"]
-            .iter()
-            .any(|word| line.contains(word))
-    });
+    let trouble = lines.iter().find(|line| is_trouble(line));
     Ok(Line::Check {
         name: "no-unexpected-trap".into(),
         seen: match trouble {
@@ -318,4 +333,18 @@ fn quiet(board: &Board, port: &Path) -> Result<Line> {
         },
         pass: trouble.is_none() && !lines.is_empty(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_trouble;
+
+    #[test]
+    fn an_error_of_the_firmware_is_no_quiet_run() {
+        assert!(is_trouble(
+            "monitor: ERROR R-EL2 caused an exception: 0x96000045"
+        ));
+        assert!(is_trouble("tsm: a malformed log frame"));
+        assert!(!is_trouble("monitor: INFO processor 1 was started"));
+    }
 }
