@@ -106,6 +106,13 @@ fn look_around(start_info: u64) -> Option<Findings> {
 /// Boots the first CPU, and runs the host on it.
 #[unsafe(no_mangle)]
 extern "C" fn tsm_cold_main() -> ! {
+    boot();
+    host::run()
+}
+
+/// Boots the first CPU, or stops. The host runs without this frame below it.
+#[inline(never)]
+fn boot() {
     // SAFETY: this is the first CPU, and the only one that begins here.
     unsafe { cpu::start(0) };
     start::bring_up();
@@ -117,7 +124,6 @@ extern "C" fn tsm_cold_main() -> ! {
         warning!("boot failed; too little memory: {=bool}", memory);
         exception::stop();
     }
-    host::run()
 }
 
 fn cold_boot(early: Early) -> Result<(), Failure> {

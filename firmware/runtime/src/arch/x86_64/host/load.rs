@@ -47,7 +47,9 @@ impl Source for Window {
     }
 }
 
-/// Loads the host into its memory and returns where it starts, or none if that is not possible.
+/// Loads the host into its memory and returns where it starts, or none if that is not possible. Its frame
+/// is large, and gone when the host runs.
+#[inline(never)]
 pub fn load() -> Option<Entry> {
     let (machine, _) = boot::tsm()?;
     let file = board().file(NAME)?;
