@@ -5,8 +5,9 @@
 //!
 //! A call counts for the crate in whose source it stands, whatever it was inlined into. Isolated work
 //! may panic, so calls that only it reaches are counted apart; those of our own crates are not
-//! excused by that. A call at line zero of our source was made by the compiler of several calls, ours
-//! or not: it counts for nobody, and needs a rule outside of isolated work like any other.
+//! excused by that. A call at line zero, or one that the standard library makes for us at its line zero, was
+//! made by the compiler of several calls, ours or not: it counts for nobody, and needs a rule outside of
+//! isolated work like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -154,18 +155,22 @@ fn sites(firmware: &Firmware) -> Result<Vec<Site>> {
     }
 }
 
-/// Returns file and line of the innermost frame at `address` that is not the standard library's.
+/// Returns file and line of the innermost frame at `address` that is not the standard library's. Line
+/// zero says that the compiler made the call of several.
 fn place(loader: &Loader, address: u64) -> Result<Option<(String, u32)>> {
     let mut frames = loader
         .find_frames(address)
         .map_err(|error| anyhow!("{error}"))?;
+    let mut merged = false;
     while let Some(frame) = frames.next().map_err(|error| anyhow!("{error}"))? {
         let Some(location) = frame.location else {
             continue;
         };
+        merged |= location.line.is_none();
         let file = location.file.unwrap_or_default();
         if !(file.contains("/rustc/") || file.contains("/lib/rustlib/")) {
-            return Ok(Some((file.to_owned(), location.line.unwrap_or(0))));
+            let line = location.line.filter(|_| !merged);
+            return Ok(Some((file.to_owned(), line.unwrap_or(0))));
         }
     }
     Ok(None)
