@@ -165,7 +165,13 @@ impl Code {
             offset += decoded.length;
             if let Some(current) = function {
                 let function = &mut self.functions[current];
+                state.arrive(at);
                 let meaning = State::resolve(&decoded, image, function.start..end);
+                if let Meaning::Jump { to, .. } = meaning
+                    && to > at
+                {
+                    merge(state.ahead.entry(to).or_default(), state.pointers.clone());
+                }
                 state.apply(function, index, meaning, at, end);
                 state.follow(&decoded, image);
             }
@@ -209,14 +215,25 @@ impl Image<'_> {
     }
 }
 
+/// Functions whose addresses registers may hold.
+type Pointers = BTreeMap<u32, BTreeSet<u64>>;
+
+fn merge(into: &mut Pointers, from: Pointers) {
+    for (register, functions) in from {
+        into.entry(register).or_default().extend(functions);
+    }
+}
+
 /// What is known on the way through a function.
 #[derive(Default)]
 struct State {
     /// Registers that hold the stack pointer less so much.
     below: BTreeMap<u32, u64>,
-    /// Registers that hold the address of a function, and of which it may be. They are followed in
-    /// the order in which the compiler has laid the code out.
-    pointers: BTreeMap<u32, BTreeSet<u64>>,
+    /// Registers that hold the address of a function, and of which it may be.
+    pointers: Pointers,
+    /// The same where jumps forward go to. What is reached otherwise is taken as the compiler has laid
+    /// it out.
+    ahead: BTreeMap<u64, Pointers>,
     /// Whether an address inside the function was made, as a switch does.
     switches: bool,
     falls_through: bool,
@@ -260,6 +277,16 @@ impl State {
         }
     }
 
+    /// Takes in what is known at `at` of the ways that lead there.
+    fn arrive(&mut self, at: u64) {
+        if let Some(pointers) = self.ahead.remove(&at) {
+            if !self.falls_through {
+                self.pointers.clear();
+            }
+            merge(&mut self.pointers, pointers);
+        }
+    }
+
     /// Follows the registers over an instruction.
     fn follow(&mut self, decoded: &Decoded, image: &Image<'_>) {
         let became = match decoded.meaning {
@@ -279,9 +306,7 @@ impl State {
         };
         match became {
             // Of two ways to here, each may have set it.
-            Some((register, pointers)) => {
-                self.pointers.entry(register).or_default().extend(pointers);
-            }
+            Some(became) => merge(&mut self.pointers, Pointers::from([became])),
             None => self
                 .pointers
                 .retain(|register, _| decoded.written >> register & 1 == 0),
