@@ -141,7 +141,7 @@ impl<F: Stage2Format + Copy> HostMap<F> {
     #[must_use]
     pub fn fill(&self, words: &[AtomicU64], holes: &[GranuleRange]) -> Option<()> {
         let words = words.get(..self.tables().checked_mul(TABLE_ENTRIES)?)?;
-        for (number, table) in words.chunks(TABLE_ENTRIES).enumerate() {
+        for (number, table) in (0..usize::MAX).zip(words.chunks(TABLE_ENTRIES)) {
             let [first, last] =
                 [0, TABLE_ENTRIES.saturating_sub(1)].map(|entry| self.initial(number, entry));
             // Almost every table maps 512 pages in a row.

@@ -75,8 +75,16 @@ impl<const N: usize> Areas<N> {
             apart
         });
         let area = GranuleRange::new(base, top).ok_or(OutsideAreas)?;
+        let mut at = self.0.len();
         self.0.push(area).map_err(|_| OutsideAreas)?;
-        self.0.sort_unstable_by_key(|area| area.base());
+        // The others are in order already.
+        while let Some(before) = at.checked_sub(1)
+            && let Some([low, high]) = self.0.get_mut(before..=at)
+            && high.base() < low.base()
+        {
+            core::mem::swap(low, high);
+            at = before;
+        }
         Ok(())
     }
 
@@ -103,13 +111,18 @@ fn gibibytes(areas: &[GranuleRange]) -> impl Iterator<Item = u64> {
     })
 }
 
+fn gibibyte_count(areas: &[GranuleRange]) -> usize {
+    gibibytes(areas).fold(0, |count: usize, _| count.saturating_add(1))
+}
+
 /// Returns how many tables, of one granule each, a map with these areas needs.
 #[must_use]
 pub fn table_count(areas: &[GranuleRange]) -> Option<usize> {
-    let chunks: u64 = areas.iter().map(|area| area.bytes() >> 21).sum();
+    let mut chunks = areas.iter().map(|area| area.bytes() >> 21);
+    let chunks = chunks.try_fold(0_u64, |sum, chunks| sum.checked_add(chunks))?;
     usize::try_from(chunks)
         .ok()?
-        .checked_add(gibibytes(areas).count())?
+        .checked_add(gibibyte_count(areas))?
         .checked_add(LEVEL_1)?
         .checked_add(1)
 }
@@ -148,7 +161,7 @@ impl<'a> IdentityMap<'a> {
         if needed.is_none_or(|needed| words.len() < needed) {
             return Err(OutsideAreas);
         }
-        let level_2 = gibibytes(areas).count();
+        let level_2 = gibibyte_count(areas);
         let map = Self {
             words,
             physical,
@@ -305,7 +318,8 @@ impl<'a> IdentityMap<'a> {
         let first = LEVEL_1.checked_add(1)?;
         if slot.level == 1 {
             let number = slot.base >> 30;
-            let place = gibibytes(self.areas).position(|gibibyte| gibibyte == number)?;
+            let mut places = (0..usize::MAX).zip(gibibytes(self.areas));
+            let (place, _) = places.find(|(_, gibibyte)| *gibibyte == number)?;
             return first.checked_add(place);
         }
         let mut before = 0_u64;

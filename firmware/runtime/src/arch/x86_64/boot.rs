@@ -232,7 +232,9 @@ fn map_reserved(setup: &mut Setup, findings: &Findings) -> Result<(), Failure> {
     let (limit, _) = findings.tables.ecam.ok_or(Failure::Layout)?;
     for range in &findings.start.memory {
         let top = range.base.saturating_add(range.size);
-        let base = range.base.next_multiple_of(GRANULE_SIZE);
+        let Some(base) = range.base.checked_next_multiple_of(GRANULE_SIZE) else {
+            continue;
+        };
         let top = top & !(GRANULE_SIZE - 1);
         if range.kind == RESERVED && base < top && top <= limit {
             setup.map(HOST_WINDOW, base, top - base, Use::HostData)?;

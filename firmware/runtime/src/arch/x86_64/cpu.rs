@@ -107,13 +107,13 @@ fn protect() {
     let mut flags =
         Cr4Flags::PHYSICAL_ADDRESS_EXTENSION | Cr4Flags::MACHINE_CHECK_EXCEPTION | Cr4Flags::OSFXSR;
     for (word, bit, flag) in [
-        (ebx, 7, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
-        (ebx, 20, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
-        (ecx, 2, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
+        (ebx, 1 << 7, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION),
+        (ebx, 1 << 20, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
+        (ecx, 1 << 2, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
         // For the code that switches a guest's extended state; the TSM itself has none.
-        (__cpuid(1).ecx, 26, Cr4Flags::OSXSAVE),
+        (__cpuid(1).ecx, 1 << 26, Cr4Flags::OSXSAVE),
     ] {
-        if word >> bit & 1 != 0 {
+        if word & bit != 0 {
             flags |= flag;
         }
     }

@@ -119,7 +119,7 @@ const fn stack_of(vector: usize) -> u64 {
 fn exceptions() -> [[u64; 2]; VECTORS] {
     let first = (&raw const tsm_vectors) as u64;
     core::array::from_fn(|vector| {
-        let handler = first + (vector * VECTOR_BYTES) as u64;
+        let handler = first.wrapping_add(vector.wrapping_mul(VECTOR_BYTES) as u64);
         let present_gate = 0x8e00 | stack_of(vector);
         [
             handler & 0xffff

@@ -170,8 +170,9 @@ impl VtD {
         for words in self.parts.contexts.chunks_exact(CONTEXT_WORDS) {
             store(words, entry.words());
         }
-        let contexts = self.parts.contexts.chunks_exact(PAGE_WORDS);
-        for (table, words) in contexts.zip(self.parts.root.chunks_exact(2)) {
+        let (contexts, _) = self.parts.contexts.as_chunks::<PAGE_WORDS>();
+        let (entries, _) = self.parts.root.as_chunks::<2>();
+        for (table, words) in contexts.iter().zip(entries) {
             store(words, root_entry(Pa(table.as_ptr() as u64)));
         }
         arch::publish_to_device();
@@ -277,12 +278,16 @@ impl VtD {
         let unit = &self.registers;
         let mut faults = self.faults.lock();
         for index in 0..self.capabilities.fault_count as u64 {
-            let low = self.capabilities.faults + 16 * index;
-            let words = [low, low + 8].map(|offset| unit.read_long(offset));
+            let low = self
+                .capabilities
+                .faults
+                .wrapping_add(index.wrapping_mul(16));
+            let high = low.wrapping_add(8);
+            let words = [low, high].map(|offset| unit.read_long(offset));
             let Some(fault) = FaultRecord::decode(words) else {
                 continue;
             };
-            unit.write_long(low + 8, RECORD_VALID);
+            unit.write_long(high, RECORD_VALID);
             faults.add(fault.stream, !fault.read, fault.page);
             info!(
                 "vt-d: refused, reason {=u8}, stream {=u32:#x}",

@@ -73,7 +73,7 @@ pub fn fill(map: &mut [u8; MAP_BYTES]) {
 fn place(register: u32) -> Option<(usize, u32)> {
     RANGES.into_iter().find_map(|(first, byte)| {
         let index = register.checked_sub(first).filter(|at| *at < RANGE)?;
-        Some((byte + (index / 4) as usize, index % 4 * 2))
+        Some((byte.checked_add((index / 4) as usize)?, index % 4 * 2))
     })
 }
 

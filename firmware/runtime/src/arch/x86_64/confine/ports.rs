@@ -233,7 +233,8 @@ fn system_control(access: &PortAccess) -> Answer {
 /// with memory as it was.
 fn power_control(access: &PortAccess, place: u16) -> Answer {
     const SLEEP: u32 = 1 << 13;
-    let value = access.write.unwrap_or(0) << (8 * place);
+    let shift = u32::from(place).saturating_mul(8);
+    let value = access.write.unwrap_or(0).checked_shl(shift).unwrap_or(0);
     if value & SLEEP == 0 {
         Answer::Pass
     } else {

@@ -30,7 +30,8 @@ pub fn translate(
     let levels: u32 = if save.cr4 & CR4_LA57 == 0 { 4 } else { 5 };
     let mut table = save.cr3 & ADDRESS;
     for level in (0..levels).rev() {
-        let shift = 12 + 9 * level;
+        // At most 48.
+        let shift = level.wrapping_mul(9).wrapping_add(12) & 0x3f;
         let index = linear >> shift & 0x1ff;
         let entry = read(table | index << 3)?;
         if entry & PRESENT == 0 {

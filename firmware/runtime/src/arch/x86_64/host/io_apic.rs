@@ -19,7 +19,7 @@ pub fn write(number: usize, offset: u16, value: u32) {
     let (Some(physical), Some(apic)) = (found, IO_APICS.get(number)) else {
         return;
     };
-    let page = (DEVICE_WINDOW + physical) as *mut u8;
+    let page = DEVICE_WINDOW.wrapping_add(*physical) as *mut u8;
     // Index and window belong together, whichever CPU writes them.
     apic.lock().write(offset, value, |offset, value| {
         // SAFETY: boot has mapped the page in the window. Offsets are multiples of four inside it, and

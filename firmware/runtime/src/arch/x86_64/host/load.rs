@@ -102,8 +102,10 @@ fn place_host(machine: &Machine, file: File, head: &[u8; PAGE]) -> Result<Entry,
         (place::ROOT, &root),
         (place::DIRECTORY, &directory),
     ] {
-        for (at, word) in (at..).step_by(size_of::<u64>()).zip(words) {
+        let mut at = at;
+        for word in words {
             write(at, &word.to_le_bytes())?;
+            at = at.wrapping_add(size_of::<u64>() as u64);
         }
     }
     load_image(file, &image)?;

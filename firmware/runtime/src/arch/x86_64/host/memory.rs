@@ -90,9 +90,11 @@ fn perform(host: &mut HostCpu, code: u64, address: u64) -> Option<()> {
     let width = access.bytes.min(4);
     let mut read = 0;
     for done in (0..access.bytes).step_by(usize::from(width)) {
-        let piece = (value >> (8 * done)) as u32;
-        let piece = registers.access(offset + u16::from(done), width, is_store.then_some(piece));
-        read |= u64::from(piece) << (8 * done);
+        let place = offset.wrapping_add(done.into());
+        let shift = u32::from(done).saturating_mul(8);
+        let piece = value.checked_shr(shift).unwrap_or(0) as u32;
+        let piece = registers.access(place, width, is_store.then_some(piece));
+        read |= u64::from(piece).checked_shl(shift).unwrap_or(0);
     }
     if let Direction::Load(extend) = access.direction {
         let place = host.gprs.by_encoding(&mut host.vmcb.save, register);

@@ -127,5 +127,5 @@ impl HostCpu {
 /// Returns the CPUs by number, each with the id of its local APIC.
 fn processors() -> impl Iterator<Item = (usize, u32)> {
     let all = boot::findings().map_or(&[][..], |found| &found.tables.processors);
-    all.iter().copied().enumerate()
+    (0..usize::MAX).zip(all.iter().copied())
 }

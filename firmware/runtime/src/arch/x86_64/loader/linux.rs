@@ -44,6 +44,8 @@ const ENTRY: u64 = 0x200;
 /// "A loader without a number".
 const UNKNOWN_LOADER: u8 = 0xff;
 const SECTOR: u64 = 512;
+/// Bytes of a range of the memory map in the boot parameters.
+const RANGE_BYTES: usize = 20;
 /// Most ranges of the memory map in the boot parameters.
 const MOST_RANGES: usize = 128;
 
@@ -216,19 +218,22 @@ impl Handover<'_> {
             (place::ACPI, place::ACPI + PAGE as u64, ACPI_TABLES),
             (self.region.0, self.region.1, RESERVED),
         ];
-        let mut count = 0;
+        let mut count = 0_usize;
+        let mut at = offset::MAP;
         let mut entry = |base: u64, top: u64, kind: u32| {
             if base >= top {
                 return Ok(());
             }
-            if count == MOST_RANGES {
+            if count >= MOST_RANGES {
                 return Err(Refusal::NoRoom);
             }
-            let at = offset::MAP + 20 * count;
-            put(page, at, &base.to_le_bytes());
-            put(page, at + 8, &(top - base).to_le_bytes());
-            put(page, at + 16, &kind.to_le_bytes());
-            count += 1;
+            let mut range = [0; RANGE_BYTES];
+            range[..8].copy_from_slice(&base.to_le_bytes());
+            range[8..16].copy_from_slice(&top.saturating_sub(base).to_le_bytes());
+            range[16..].copy_from_slice(&kind.to_le_bytes());
+            put(page, at, &range);
+            at = at.saturating_add(RANGE_BYTES);
+            count = count.saturating_add(1);
             Ok(())
         };
         for range in self.memory {
@@ -260,7 +265,8 @@ fn take<const N: usize>(page: &[u8; PAGE], at: usize) -> [u8; N] {
 
 /// Puts bytes into a page; offsets are constants that lie inside.
 fn put(page: &mut [u8; PAGE], at: usize, bytes: &[u8]) {
-    if let Some(place) = page.get_mut(at..at + bytes.len()) {
+    let place = page.get_mut(at..at.saturating_add(bytes.len()));
+    if let Some(place) = place {
         place.copy_from_slice(bytes);
     }
 }

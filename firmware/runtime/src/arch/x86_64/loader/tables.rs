@@ -32,12 +32,15 @@ pub fn hide_iommu(source: &impl Source, pointer: u64) -> Option<[u8; PAGE]> {
     let length = source.word(table.checked_add(4)?)? as usize;
     let count = length.checked_sub(HEADER)? / 4;
     let mut end = TABLE + HEADER;
-    for number in 0..count {
-        let address = source.bytes(table.checked_add((HEADER + 4 * number) as u64)?)?;
+    let mut entry = table.checked_add(HEADER as u64)?;
+    for _ in 0..count {
+        let address = source.bytes(entry)?;
+        entry = entry.checked_add(4)?;
         let signature: [u8; 4] = source.bytes(u64::from(u32::from_le_bytes(address)))?;
         if &signature != REMAPPING {
-            page.get_mut(end..end + 4)?.copy_from_slice(&address);
-            end += 4;
+            let next = end.checked_add(4)?;
+            page.get_mut(end..next)?.copy_from_slice(&address);
+            end = next;
         }
     }
     let root = page.get_mut(TABLE..end)?;
