@@ -426,8 +426,9 @@ fn command_line(
     if plan.mode == Mode::Bench {
         // One virtual nanosecond an instruction, and a 1 GHz counter: one tick is one instruction.
         command.args(["-icount", "shift=0"]);
-        // A whole GiB that nothing else lies in.
-        command.args(["-m", "3G"]);
+        // A whole GiB that nothing else lies in. All of it is below 4 GiB on each board: SeaBIOS would
+        // place registers at the end of the address space otherwise.
+        command.args(["-m", "2560M"]);
     }
     for image in board.images {
         let other = plan.tsm.filter(|_| image.name == "tsm");

@@ -42,8 +42,8 @@ pub const POLICY: usize = 0x2200_0000;
 pub const MODE: usize = 0x2200_1000;
 /// First of the memory that the layout divides.
 pub const DATA: u64 = 0x2800_0000;
-/// A GiB of memory that nobody uses, if the machine has 3 GiB.
-pub const SPARE_GIB: u64 = 0x1_0000_0000;
+/// A GiB of memory that nobody uses, if the machine has 2.5 GiB.
+pub const SPARE_GIB: u64 = 0x4000_0000;
 /// The part of memory that this program may touch freely: neither its image nor what the firmware
 /// of the machine left at its end.
 pub const FREE: core::ops::Range<usize> = 0x2000_0000..0x3000_0000;

@@ -38,7 +38,7 @@ pub const POLICY: usize = 0x4e00_0000;
 pub const MODE: usize = 0x4e00_1000;
 /// First of the memory that the layout divides.
 pub const DATA: u64 = 0x5800_0000;
-/// A GiB of memory that nobody uses, if the machine has 3 GiB.
+/// A GiB of memory that nobody uses, if the machine has 2.5 GiB.
 pub const SPARE_GIB: u64 = 0x8000_0000;
 /// The part of DRAM that this program may touch freely: neither its image nor the device tree.
 pub const FREE: core::ops::Range<usize> = 0x4c00_0000..0x7f00_0000;
