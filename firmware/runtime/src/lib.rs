@@ -18,10 +18,6 @@
         reason = "a development machine uses the pure parts only, in tests"
     )
 )]
-#![cfg_attr(
-    all(target_arch = "x86_64", target_os = "none"),
-    allow(dead_code, reason = "parts of this architecture have no user yet")
-)]
 
 mod arch;
 mod board;

@@ -91,8 +91,6 @@ pub mod exit {
     pub const SMI: u64 = 0x62;
     /// INIT.
     pub const INIT: u64 = 0x63;
-    /// Virtual interrupt window.
-    pub const VINTR: u64 = 0x64;
     /// RDPMC.
     pub const RDPMC: u64 = 0x6f;
     /// CPUID.
@@ -107,8 +105,6 @@ pub mod exit {
     pub const IOIO: u64 = 0x7b;
     /// RDMSR (information 1 is 0) or WRMSR (1).
     pub const MSR: u64 = 0x7c;
-    /// Task switch.
-    pub const TASK_SWITCH: u64 = 0x7d;
     /// Shutdown.
     pub const SHUTDOWN: u64 = 0x7f;
     /// VMRUN, the first of the instructions that [`super::Intercept2`] lists in this order.
@@ -150,11 +146,6 @@ pub mod event {
     /// Returns general protection with error code 0.
     pub const fn general_protection() -> u64 {
         VALID | HAS_ERROR | 3 << 8 | 13
-    }
-
-    /// Returns a page fault with error code `error`; CR2 goes into the save area.
-    pub const fn page_fault(error: u32) -> u64 {
-        VALID | HAS_ERROR | 3 << 8 | 14 | (error as u64) << 32
     }
 }
 
@@ -396,12 +387,6 @@ impl Vmcb {
         _678: [0; 0x988],
     };
 
-    /// Sets the two words of miscellaneous intercepts. VMRUN is always among them.
-    pub const fn intercept(&mut self, first: Intercept1, second: Intercept2) {
-        self.control.intercept_1 = first.bits();
-        self.control.intercept_2 = second.bits() | Intercept2::VMRUN.bits();
-    }
-
     /// Moves past an instruction of `length` bytes. The interrupt shadow ends with it.
     pub const fn skip(&mut self, length: u64) {
         self.save.rip = self.save.rip_after(length);
@@ -510,8 +495,6 @@ pub mod control_register {
     pub const CR0_WP: u64 = 1 << 16;
     /// CR0: paging.
     pub const CR0_PG: u64 = 1 << 31;
-    /// CR4: page size extension.
-    pub const CR4_PSE: u64 = 1 << 4;
     /// CR4: physical address extension.
     pub const CR4_PAE: u64 = 1 << 5;
     /// CR4: 57-bit linear addresses.
@@ -524,18 +507,7 @@ pub mod control_register {
 
 #[cfg(test)]
 mod tests {
-    use super::{Intercept1, Intercept2, Save, Segment, Vmcb, efer, event};
-
-    #[test]
-    fn the_intercept_of_vmrun_cannot_be_forgotten() {
-        let mut vmcb = Vmcb::ZERO;
-        vmcb.intercept(
-            Intercept1::CPUID | Intercept1::SHUTDOWN,
-            Intercept2::empty(),
-        );
-        assert_eq!(vmcb.control.intercept_1, 1 << 18 | 1 << 31);
-        assert_eq!(vmcb.control.intercept_2, 1);
-    }
+    use super::{Segment, Vmcb, efer, event};
 
     #[test]
     fn an_instruction_pointer_wraps_at_its_width() {
@@ -558,6 +530,5 @@ mod tests {
         assert_eq!(event::NMI, 0x8000_0202);
         assert_eq!(event::INVALID_OPCODE, 0x8000_0306);
         assert_eq!(event::general_protection(), 0x8000_0b0d);
-        assert_eq!(event::page_fault(7), 0x7_8000_0b0e);
     }
 }
