@@ -62,7 +62,7 @@ pub fn missing(name: &str) -> String {
     match name {
         "rustup" => "rustup is missing: install it from https://rustup.rs".into(),
         "apt-get" | "dpkg-deb" => format!(
-            "{name} is missing: install QEMU >= 10.0 (for aarch64 and x86_64) yourself and pass --qemu PATH"
+            "{name} is missing, by which QEMU and Linux are fetched: install QEMU >= 10.0 (for aarch64 and x86_64) yourself and pass --qemu PATH"
         ),
         "cc" => "no C compiler: install gcc".into(),
         other => format!("cannot run {other}"),
