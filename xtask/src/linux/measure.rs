@@ -4,6 +4,7 @@
 //! What a boot of Linux costs under the TSM and without it: processor time of QEMU, as a ratio. Wall
 //! time says more of the machine that emulates than of what is emulated.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -70,12 +71,14 @@ fn seconds(host: &Host, qemu: &Qemu, cpus: u32, with: bool) -> Result<f64> {
         plain_hardware(&mut machine, host, cpus);
         machine.arg("-kernel").arg(&host.kit.kernel);
         machine.arg("-initrd").arg(&host.initramfs);
-        machine.args(["-append", &host.words(Task::Boot, cpus)?]);
+        machine.args(["-append", &host.words(Task::Boot, cpus)]);
     }
     files.devices(&mut machine);
     // The shell says what its children took.
+    let console = files.place.join("console.log");
     let mut shell = Command::new("sh");
-    shell.args(["-c", "\"$@\" >/dev/null || exit 1; times", "sh"]);
+    shell.args(["-c", "\"$@\" >\"$0\" || exit 1; times"]);
+    shell.arg(&console);
     shell.arg(machine.get_program()).args(machine.get_args());
     let output = shell
         .stdin(Stdio::null())
@@ -83,6 +86,10 @@ fn seconds(host: &Host, qemu: &Qemu, cpus: u32, with: bool) -> Result<f64> {
         .context("sh is missing")?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    // A kernel that gives up would be quick.
+    if !String::from_utf8_lossy(&fs::read(&console)?).contains("reboot: Power down") {
+        bail!("Linux did not come to its end: {}", console.display());
     }
     let text = String::from_utf8_lossy(&output.stdout);
     user_time(&text).with_context(|| format!("times says {text}"))

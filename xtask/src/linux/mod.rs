@@ -83,18 +83,13 @@ impl Host {
         self.board.triple == AARCH64
     }
 
-    /// Returns the kernel's command line.
-    fn words(&self, task: Task, cpus: u32) -> Result<String> {
+    /// Returns the kernel's command line, but for where its initramfs is.
+    fn words(&self, task: Task, cpus: u32) -> String {
         let console = if self.is_arm() { "ttyAMA0" } else { "ttyS0" };
-        let mut words = format!(
+        format!(
             "console={console} panic=-1 portcullis={} portcullis_cpus={cpus}",
             task.word()
-        );
-        if self.is_arm() {
-            let size = fs::metadata(&self.initramfs)?.len();
-            words.push_str(&format!(" initrd={INITRAMFS:#x},{size}"));
-        }
-        Ok(words)
+        )
     }
 
     /// Puts firmware, kernel and initramfs into the machine.
@@ -106,15 +101,18 @@ impl Host {
                 _ => load(command, &image.load, &self.board.binary(image)),
             }
         }
+        let mut words = self.words(task, cpus);
         if self.is_arm() {
             load(command, &Load::Memory(INITRAMFS), &self.initramfs);
+            let size = fs::metadata(&self.initramfs)?.len();
+            words.push_str(&format!(" initrd={INITRAMFS:#x},{size}"));
             // QEMU takes a command line for a kernel only, and puts it into the device tree. The
             // kernel that runs is the one above: nobody reads this one from fw_cfg.
             command.arg("-kernel").arg(&self.kit.kernel);
         } else {
             command.arg("-initrd").arg(&self.initramfs);
         }
-        command.args(["-append", &self.words(task, cpus)?]);
+        command.args(["-append", &words]);
         Ok(())
     }
 }
@@ -295,7 +293,7 @@ pub fn check(
     drop(child);
     let _ = reader.join();
     for line in [written(&files)?, quiet(host.board, &files.port)?] {
-        show("", Some(&line));
+        show(&line.to_string(), Some(&line));
         report.insert_check(Some(line));
     }
     Ok(report)
