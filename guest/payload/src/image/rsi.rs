@@ -3,12 +3,14 @@
 
 //! Calls to the TSM.
 
+use core::marker::PhantomData;
+
 use guest_payload::claims::Nonces;
 use guest_payload::report::Mapping;
 use tsm_abi::rsi::{self, Call, HostCall, RealmConfig, VdevInfo};
 use tsm_abi::{RSI_NOT_SUPPORTED, RsiStatus};
 use tsm_payload_support::arch;
-use zerocopy::FromZeros;
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 use super::report::{Result, Stopped};
 
@@ -21,18 +23,40 @@ pub const DEV: u64 = 3;
 
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 
-/// A structure at an address that the TSM accepts.
-#[repr(C, align(4096))]
-struct Page<T>(T);
+/// Alignment that the TSM accepts for any structure.
+const PAGE: usize = 4096;
 
-impl<T: FromZeros> Page<T> {
+/// Room for a structure at an address that the TSM accepts.
+///
+/// The type itself is not aligned like that: rustc 1.95 for x86_64 leaves the prologue out of some
+/// functions that align their stack as far as they probe it.
+struct Page<T> {
+    bytes: [u8; 2 * PAGE],
+    of: PhantomData<T>,
+}
+
+impl<T: FromBytes + IntoBytes + KnownLayout> Page<T> {
     fn zeroed() -> Self {
-        Self(T::new_zeroed())
+        const { assert!(size_of::<T>() <= PAGE && align_of::<T>() == 1) };
+        Self {
+            bytes: [0; 2 * PAGE],
+            of: PhantomData,
+        }
+    }
+
+    /// Returns the structure. It stays where it is until `self` moves.
+    fn contents(&mut self) -> &mut T {
+        let start = self.bytes.as_ptr().align_offset(PAGE);
+        let room = self.bytes.get_mut(start..start + size_of::<T>());
+        match room.map(T::mut_from_bytes) {
+            Some(Ok(contents)) => contents,
+            _ => unreachable!("there is room, and no alignment"),
+        }
     }
 
     /// Returns the structure's address, through which the TSM writes to it.
     fn address(&mut self) -> u64 {
-        (&raw mut self.0).expose_provenance() as u64
+        (&raw mut *self.contents()).expose_provenance() as u64
     }
 }
 
@@ -85,7 +109,7 @@ pub fn ipa_bits() -> Result<u64> {
     let mut page = Page::<RealmConfig>::zeroed();
     let ipa = page.address();
     must(&Call::RealmConfig { ipa })?;
-    Ok(page.0.ipa_width.get())
+    Ok(page.contents().ipa_width.get())
 }
 
 /// Returns the state of the addresses from `base` on, and where it ends (at `top` at the latest).
@@ -128,8 +152,8 @@ pub fn set_ipa_state(base: u64, top: u64, ripas: u64) -> Result<bool> {
 /// Calls the host: `registers` go to it and come back from it.
 pub fn host_call(immediate: u16, registers: &mut [u64; 31]) -> Result {
     let mut page = Page::<HostCall>::zeroed();
-    page.0.imm.set(immediate);
-    for (slot, value) in page.0.gprs.iter_mut().zip(registers.iter()) {
+    page.contents().imm.set(immediate);
+    for (slot, value) in page.contents().gprs.iter_mut().zip(registers.iter()) {
         slot.set(*value);
     }
     let ipa = page.address();
@@ -137,7 +161,7 @@ pub fn host_call(immediate: u16, registers: &mut [u64; 31]) -> Result {
     if status(&Call::HostCall { ipa }) != RsiStatus::Success {
         return Err(Stopped);
     }
-    for (value, slot) in registers.iter_mut().zip(&page.0.gprs) {
+    for (value, slot) in registers.iter_mut().zip(&page.contents().gprs) {
         *value = slot.get();
     }
     Ok(())
@@ -148,7 +172,7 @@ pub fn vdev_info(vdev_id: u64) -> Result<VdevInfo> {
     let mut page = Page::<VdevInfo>::zeroed();
     let ipa = page.address();
     must(&Call::VdevGetInfo { vdev_id, ipa })?;
-    Ok(page.0.clone())
+    Ok(page.contents().clone())
 }
 
 /// Makes the request to accept (a rest of) a mapping on the strength of the evidence that `nonces`
