@@ -167,6 +167,19 @@ pub fn host_call(immediate: u16, registers: &mut [u64; 31]) -> Result {
     Ok(())
 }
 
+/// Has `make` make a host call with zeros in its registers: the function, its argument and two zeros,
+/// of which the function gives way to the status. Returns whether it succeeded.
+#[cfg(target_arch = "x86_64")]
+pub fn host_call_by(immediate: u16, make: impl FnOnce(&mut [u64; 4])) -> bool {
+    let mut page = Page::<HostCall>::zeroed();
+    page.contents().imm.set(immediate);
+    let ipa = page.address();
+    let (function, _) = Call::HostCall { ipa }.encode();
+    let mut words = [function, ipa, 0, 0];
+    make(&mut words);
+    words[0] == RsiStatus::Success.word()
+}
+
 /// Returns what the TSM knows of a device.
 pub fn vdev_info(vdev_id: u64) -> Result<VdevInfo> {
     let mut page = Page::<VdevInfo>::zeroed();

@@ -8,6 +8,7 @@ pub mod entry;
 pub mod exception;
 pub mod paging;
 pub mod port;
+pub mod registers;
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};

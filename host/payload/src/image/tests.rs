@@ -50,7 +50,7 @@ fn registers_survive() {
         requested: abi::VERSION,
     }
     .encode();
-    let changed = registers::changed_by(function, arguments[0]);
+    let changed = registers::changed_by(function, [arguments[0], 0]);
     check(
         "registers-survive-a-call",
         format_args!("{}; changed bits {changed:#x}", registers::WHICH),

@@ -8,7 +8,7 @@ use core::arch::global_asm;
 /// Which registers [`changed_by`] looks at.
 pub const WHICH: &str = "general, vector, EL1 and EL2";
 
-// Makes the call in x0 and x1 with a pattern in registers that it has to preserve, and returns the
+// Makes the call in x0 to x2 with a pattern in registers that it has to preserve, and returns the
 // bits that changed in x0. The system registers have no use in this program.
 global_asm!(
     ".arch_extension fp",
@@ -47,12 +47,12 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    fn call_with_pattern(function: u64, argument: u64) -> u64;
+    fn call_with_pattern(function: u64, first: u64, second: u64) -> u64;
 }
 
 /// Makes a call with a pattern in the registers that it must preserve; returns the bits that
 /// changed.
-pub fn changed_by(function: u64, argument: u64) -> u64 {
+pub fn changed_by(function: u64, [first, second]: [u64; 2]) -> u64 {
     // SAFETY: The function keeps to the procedure call standard; see its comment.
-    unsafe { call_with_pattern(function, argument) }
+    unsafe { call_with_pattern(function, first, second) }
 }
