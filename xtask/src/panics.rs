@@ -128,6 +128,7 @@ fn sites(firmware: &Firmware) -> Result<Vec<Site>> {
     if panicking.is_empty() {
         bail!("{} has no panic handler", firmware.name);
     }
+    let merged = root().join("?").display().to_string();
     // A function of the standard library that panics is as good as the panic: whoever called it is to
     // blame. What it calls may have to be known first, hence the rounds.
     let mut found;
@@ -142,6 +143,10 @@ fn sites(firmware: &Firmware) -> Result<Vec<Site>> {
                 match place(&loader, call.at)? {
                     Some((file, line)) => {
                         found.push(site(code, &file, line, call.callee, within));
+                    }
+                    // No line is known, but who made the call.
+                    None if function.name.starts_with("tsm_") => {
+                        found.push(site(code, &merged, 0, call.callee, within));
                     }
                     None => {
                         panicking.insert(within);

@@ -89,7 +89,7 @@ pub unsafe fn start(index: usize) -> bool {
         (*cpu).this = cpu;
         (*cpu).index = index;
         (*cpu).segments.load();
-        GsBase::write(VirtAddr::from_ptr(cpu));
+        GsBase::write(VirtAddr::new_truncate(cpu.addr() as u64));
     }
     protect();
     true

@@ -4,6 +4,7 @@
 //! Segments, the task state with the stacks of exceptions, and the table of exceptions.
 
 use core::mem::offset_of;
+use core::ptr;
 
 use ::x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use ::x86_64::instructions::tables::{lgdt, lidt, load_tss};
@@ -55,8 +56,8 @@ impl Segments {
         let mut top = stacks;
         let mut table = self.task.interrupt_stack_table;
         for entry in &mut table[..STACKS] {
-            top += size_of::<Stack>();
-            *entry = VirtAddr::new(top as u64);
+            top = top.wrapping_add(size_of::<Stack>());
+            *entry = VirtAddr::new_truncate(top as u64);
         }
         self.task.interrupt_stack_table = table;
         // SAFETY: the caller promises that the task state stays.
@@ -90,7 +91,7 @@ impl Segments {
 fn pointer<T, const N: usize>(table: &[T; N]) -> DescriptorTablePointer {
     DescriptorTablePointer {
         limit: (size_of_val(table) - 1) as u16,
-        base: VirtAddr::from_ptr(table),
+        base: VirtAddr::new_truncate(ptr::from_ref(table).addr() as u64),
     }
 }
 

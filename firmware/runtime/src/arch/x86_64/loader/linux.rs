@@ -265,8 +265,8 @@ fn take<const N: usize>(page: &[u8; PAGE], at: usize) -> [u8; N] {
 
 /// Puts bytes into a page; offsets are constants that lie inside.
 fn put(page: &mut [u8; PAGE], at: usize, bytes: &[u8]) {
-    let place = page.get_mut(at..at.saturating_add(bytes.len()));
-    if let Some(place) = place {
+    let rest = page.get_mut(at..);
+    if let Some(place) = rest.and_then(|rest| rest.get_mut(..bytes.len())) {
         place.copy_from_slice(bytes);
     }
 }
