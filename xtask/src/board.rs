@@ -167,8 +167,6 @@ pub static QEMU_Q35: Board = Board {
 
 /// Every board.
 pub static BOARDS: &[&Board] = &[&QEMU_VIRT, &QEMU_Q35];
-/// The boards that are built and tested if none is named.
-pub static COMPLETE: &[&Board] = &[&QEMU_VIRT];
 
 /// Which boards to work on.
 #[derive(Args, Clone, Default)]
@@ -182,7 +180,7 @@ impl Choice {
     /// Returns the board that is named, or all.
     pub fn boards(&self) -> Vec<&'static Board> {
         self.board
-            .map_or_else(|| COMPLETE.to_vec(), |board| vec![board])
+            .map_or_else(|| BOARDS.to_vec(), |board| vec![board])
     }
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::board::COMPLETE;
+use crate::board::BOARDS;
 use crate::command::{quietly, root, target};
 use crate::ring::Outcome;
 
@@ -315,7 +315,7 @@ impl Row {
 fn on_boards(name: &str) -> Vec<(&str, &str)> {
     match name.split_once('/') {
         Some(one) => vec![one],
-        None => COMPLETE.iter().map(|board| (board.name, name)).collect(),
+        None => BOARDS.iter().map(|board| (board.name, name)).collect(),
     }
 }
 
@@ -357,7 +357,7 @@ fn find(folder: &Path, function: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Book, Row, Standing, read};
-    use crate::board::COMPLETE;
+    use crate::board::BOARDS;
     use crate::ring::Outcome;
 
     fn row(tests: &[&str], machine: &[&str]) -> Row {
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_row_stands_only_if_every_test_of_it_ran_and_passed() {
-        let flows = COMPLETE.iter().map(|board| {
+        let flows = BOARDS.iter().map(|board| {
             let suite = format!("machine/{}/flow", board.name);
             outcome(&suite, "attack", true)
         });
@@ -396,9 +396,7 @@ mod tests {
         assert_eq!(standing(&["a/b::absent"], &[]), open("a/b::absent"));
         assert_eq!(standing(&["a/c::good"], &[]), open("a/c::good"));
         let on_all = |name: &str| {
-            let boards = COMPLETE
-                .iter()
-                .map(|board| format!("{}/{name}", board.name));
+            let boards = BOARDS.iter().map(|board| format!("{}/{name}", board.name));
             Standing::Open(boards.collect())
         };
         assert_eq!(standing(&[], &["good"]), on_all("good"));
@@ -407,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_name_without_a_board_needs_every_board() {
-        let [first, more @ ..] = COMPLETE else {
+        let [first, more @ ..] = BOARDS else {
             panic!("no board");
         };
         let suite = format!("machine/{}/flow", first.name);
