@@ -37,7 +37,10 @@ pub fn run() {
 /// Finds out where the guest is, and what its owner wants.
 fn prepare() -> Result<Policy> {
     #[cfg(target_arch = "x86_64")]
-    super::processor::check_registers()?;
+    {
+        super::processor::check_registers()?;
+        super::processor::check_confinement()?;
+    }
     let (lower, higher) = rsi::version()?;
     check(
         "interface-version",

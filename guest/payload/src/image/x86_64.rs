@@ -7,7 +7,9 @@ use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
 use tsm_abi::rhi;
-use tsm_payload_support::x86_64::{exception, paging, registers};
+use tsm_payload_support::attempt;
+use tsm_payload_support::x86_64::exception::{self, Exception};
+use tsm_payload_support::x86_64::{paging, registers};
 
 use super::report::{Result, check};
 use super::rsi;
@@ -40,6 +42,73 @@ pub fn check_registers() -> Result {
         "registers-survive-the-host",
         format_args!("{}; changed bits {changed:#x}", registers::WHICH),
         called && changed == 0,
+    )
+}
+
+/// Checks that what is not a realm's raises the exception of something that is not there: registers of
+/// the machine, ports, counters and instructions of SVM.
+pub fn check_confinement() -> Result {
+    // Base of the APIC, machine checks, DebugCtl, interrupt commands, SYSCFG, VM_CR, VM_HSAVE_PA.
+    const CLOSED: [u32; 7] = [
+        0x1b,
+        0x179,
+        0x1d9,
+        0x830,
+        0xc001_0010,
+        0xc001_0114,
+        0xc001_0117,
+    ];
+    let of_registers = CLOSED.map(|number| {
+        // SAFETY: Reads only.
+        unsafe {
+            attempt!(
+                ["rdmsr"],
+                in("ecx") number,
+                inout("eax") 0 => _,
+                inout("edx") 0 => _,
+                options(nostack)
+            )
+        }
+    });
+    macro_rules! with_zero {
+        ($instruction:literal) => {
+            // SAFETY: None of them is there; one that works is told.
+            unsafe {
+                attempt!(
+                    [$instruction],
+                    inout("rax") 0_u64 => _,
+                    in("ecx") 0,
+                    inout("edx") 0xcf8 => _,
+                    options(nostack)
+                )
+            }
+        };
+    }
+    let protected = [
+        with_zero!("in eax, dx"),
+        with_zero!("out dx, al"),
+        with_zero!("rdpmc"),
+    ];
+    let absent = [
+        with_zero!("vmrun rax"),
+        with_zero!("vmload rax"),
+        with_zero!("vmsave rax"),
+        with_zero!("stgi"),
+        with_zero!("clgi"),
+        with_zero!("invlpga rax, ecx"),
+    ];
+    let raised = |outcomes: &[core::result::Result<(), Exception>], vector| {
+        let is_right = |outcome: &&_| matches!(outcome, Err(Exception { vector: found, .. }) if *found == vector);
+        outcomes.iter().filter(is_right).count()
+    };
+    let refused = raised(&of_registers, Exception::GENERAL_PROTECTION)
+        + raised(&protected, Exception::GENERAL_PROTECTION)
+        + raised(&absent, Exception::INVALID_OPCODE);
+    let all = of_registers.len() + protected.len() + absent.len();
+    check(
+        "machine-is-not-there",
+        format_args!("{refused} of {all} registers and instructions raised their exception"),
+        refused == all,
     )
 }
 
