@@ -52,6 +52,7 @@ const SETS: &[(&str, &[Value])] = &[
     ("RMI_STREAM_TYPE", rmi::StreamType::VALUES),
     ("RMI_MEMORY_REQUEST", MemoryRequest::VALUES),
     ("RMI_RESPONSE", rmi::Response::VALUES),
+    ("RMI_TEARDOWN", rmi::TeardownOrder::VALUES),
     ("RMI_ADDRESS_TYPE", rmi::AddressType::VALUES),
     ("RMI_BLOCK_SIZE", rmi::BlockSize::VALUES),
     ("RSI_DEVICE", rsi::DeviceState::VALUES),
@@ -165,6 +166,12 @@ pub fn markdown(out: &mut dyn Write) -> fmt::Result {
          ## Host (RMI)\n\nThe status is a code in bits 7:0 and an index in bits 15:8.\n\n",
     )?;
     rows(out, rmi::ROWS)?;
+    writeln!(
+        out,
+        "\nRMI_FEATURES of index `{:08x}` returns in bits 7:0 which orders RMI_TEARDOWN are accepted, \
+         bit n for order n.",
+        rmi::features::TEARDOWN
+    )?;
     out.write_str("\n## Guest (RSI)\n\n")?;
     rows(out, rsi::ROWS)?;
     out.write_str("\n## Guest to host (RHI)\n\nCarried by `RSI_HOST_CALL`.\n\n")?;
@@ -223,7 +230,12 @@ pub fn c_header(out: &mut dyn Write) -> fmt::Result {
         names(out, row.results)?;
         writeln!(out, ") */\n#define {} {:#010x}ull", row.name, row.function)?;
     }
-    out.write_char('\n')?;
+    writeln!(
+        out,
+        "\n/* Index for RMI_FEATURES: which orders RMI_TEARDOWN are accepted, bit n for order n. */\n\
+         #define RMI_FEATURE_TEARDOWN {:#010x}ull\n",
+        rmi::features::TEARDOWN
+    )?;
     for (name, function, ..) in RHI_FUNCTIONS {
         writeln!(out, "#define {name} {function:#010x}ull")?;
     }

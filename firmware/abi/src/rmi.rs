@@ -3,6 +3,7 @@
 
 //! The host's calls (RMI 2.0 numbering).
 
+pub mod features;
 mod structs;
 mod values;
 
@@ -15,8 +16,8 @@ pub use values::{
     AddressType, BlockSize, CommObject, CommProtocol, CommStatus, DevCommExitFlags, DonateRequest,
     ExitReason, HashAlgorithm, IommuFaultFlags, MapFlags, PdevCategory, PdevFlags, PdevState,
     PsmmuState, RangeDescriptor, RealmFlags0, RecEnterFlags, RecParamsFlags, Response, Ripas,
-    RttEntryState, SignatureAlgorithm, StreamState, StreamType, VdevDmaState, VdevMeasureFlags,
-    VdevState, features,
+    RttEntryState, SignatureAlgorithm, StreamState, StreamType, TeardownOrder, VdevDmaState,
+    VdevMeasureFlags, VdevState,
 };
 
 use crate::RmiStatus;
@@ -85,7 +86,7 @@ calls! {
         0x1d1 VdevGetMeasurements "RMI_VDEV_GET_MEASUREMENTS" (rd, pdev, vdev, params) -> () "Begins to fetch the device's measurements.";
         0x1d0 VdevGetInterfaceReport "RMI_VDEV_GET_INTERFACE_REPORT" (rd, pdev, vdev) -> () "Begins to fetch the interface report.";
         0x1d3 VdevStart "RMI_VDEV_START" (rd, pdev, vdev) -> () "Begins to start a locked device interface.";
-        0x18a VdevUnlock "RMI_VDEV_UNLOCK" (rd, pdev, vdev) -> (mapped) "Stops DMA and begins to unlock a device interface.";
+        0x18a VdevUnlock "RMI_VDEV_UNLOCK" (rd, pdev, vdev) -> (mapped) "Stops DMA and begins to unlock a device interface; may be incomplete in a realm whose host stops first.";
         0x185 VdevAbort "RMI_VDEV_ABORT" (rd, pdev, vdev) -> () "Gives up the exchange about a device interface.";
         0x188 VdevDestroy "RMI_VDEV_DESTROY" (rd, pdev, vdev) -> () "Destroys an unlocked device interface object.";
         0x18e VdevComplete "RMI_VDEV_COMPLETE" (rec, vdev) -> () "Names the object for the device id that a guest asked about.";

@@ -209,13 +209,6 @@ fn range_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
             flags,
             oaddr,
         } => (rtt::unprot_unmap, rd, (base, top), flags, oaddr),
-        Call::RttDevUnmap {
-            rd,
-            base,
-            top,
-            flags,
-            oaddr,
-        } => (rtt::dev_unmap, rd, (base, top), flags, oaddr),
         call => return realm_call(context, call),
     };
     let output = Output { flags, address };

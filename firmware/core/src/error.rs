@@ -27,6 +27,8 @@ pub enum Error {
     Global,
     /// The granule at this address is still in use.
     Granule(u64),
+    /// The object waits for its incomplete operation to be continued.
+    Blocked,
 }
 
 impl Error {
@@ -43,6 +45,7 @@ impl Error {
             Self::Busy => RmiStatus::BUSY,
             Self::Global => RmiStatus::GLOBAL,
             Self::Granule(_) => RmiStatus::GRANULE,
+            Self::Blocked => RmiStatus::BLOCKED,
         }
     }
 
@@ -130,6 +133,14 @@ impl Reply {
         let [first, second] = values;
         let status = RmiStatus::incomplete(request, true);
         Self([status.word(), first, second, 0, 0, 0, 0, 0])
+    }
+
+    /// Returns that an operation, which cannot be cancelled, has done its bounded share and is to be
+    /// continued by the name of `object`.
+    #[must_use]
+    pub const fn unfinished(object: u64) -> Self {
+        let status = RmiStatus::incomplete(MemoryRequest::None, false);
+        Self([status.word(), object, 0, 0, 0, 0, 0, 0])
     }
 
     /// Returns a failure that has values all the same.

@@ -72,6 +72,9 @@ pub enum State {
     Forming = 10,
     /// Memory that was donated to a physical device.
     PdevAux = 11,
+    /// A device granule that is mapped into a realm and that nobody reaches: its interface was stopped
+    /// before it was unmapped, which is all that can become of it.
+    Masked = 12,
 }
 
 impl State {
@@ -88,6 +91,7 @@ impl State {
             8 => Self::Mapped,
             10 => Self::Forming,
             11 => Self::PdevAux,
+            12 => Self::Masked,
             _ => Self::Moving,
         }
     }

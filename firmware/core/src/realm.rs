@@ -7,7 +7,7 @@ use core::hash::{Hash, Hasher};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
-use tsm_abi::rmi::{HashAlgorithm, RealmFlags0, RealmParams};
+use tsm_abi::rmi::{HashAlgorithm, RealmFlags0, RealmParams, TeardownOrder};
 use tsm_iommu::stage2::Stage2Format;
 use tsm_platform::{GRANULE_SIZE, Granule, Object, Pa, Stage2, Vmid};
 
@@ -47,6 +47,8 @@ pub(crate) struct Realm {
     pub roots: u8,
     /// Whether device interfaces may be assigned.
     pub devices_allowed: bool,
+    /// In which order the host takes device interfaces away.
+    pub order: TeardownOrder,
     /// Device interfaces assigned at present.
     pub vdevs: u16,
     /// Granules of the virtual CPUs that were created, by index.
@@ -60,6 +62,7 @@ pub(crate) struct Realm {
 impl Object for Realm {
     fn observe(&self, hasher: &mut impl Hasher) {
         (self.life as u8, self.vdevs, self.devices_allowed).hash(hasher);
+        self.order.word().hash(hasher);
         (&self.recs[..], self.stage2.root.0, self.stage2.vmid.0).hash(hasher);
         for index in 0.. {
             let Some(register) = self.measurement.register(index) else {
@@ -204,6 +207,7 @@ struct Checked {
     roots: u8,
     algorithm: HashAlgorithm,
     flags: RealmFlags0,
+    order: TeardownOrder,
 }
 
 fn check<P: Machine>(params: &RealmParams) -> Result<Checked> {
@@ -223,6 +227,7 @@ fn check<P: Machine>(params: &RealmParams) -> Result<Checked> {
     }
     let algorithm = u64::from(params.hash_algo);
     let algorithm = HashAlgorithm::from_word(algorithm).ok_or(Error::Input)?;
+    let order = TeardownOrder::from_word(params.teardown_order.get()).ok_or(Error::Input)?;
     let ipa_bits = u8::try_from(params.s2sz.get()).map_err(|_| Error::Input)?;
     let start_level = u8::try_from(params.rtt_level_start.get()).map_err(|_| Error::Input)?;
     let roots = P::Stage2::root_tables(ipa_bits, start_level).ok_or(Error::Input)?;
@@ -240,6 +245,7 @@ fn check<P: Machine>(params: &RealmParams) -> Result<Checked> {
         roots,
         algorithm,
         flags,
+        order,
     })
 }
 
@@ -268,6 +274,7 @@ pub(crate) fn create<P: Machine>(context: &Context<'_, P>, rd: u64, params: u64)
             },
             roots: checked.roots,
             devices_allowed: checked.flags.contains(RealmFlags0::DA),
+            order: checked.order,
             vdevs: 0,
             recs: Vec::new(),
             personalization: params.rpv,

@@ -3,7 +3,7 @@
 
 //! Version, features, configuration and activation of the TSM.
 
-use tsm_abi::rmi::{RmmConfig, VERSION, features};
+use tsm_abi::rmi::{RmmConfig, TeardownOrder, VERSION, features};
 use tsm_platform::HostPa;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -74,6 +74,11 @@ pub(crate) const fn feature(index: u64) -> Reply {
                 | f::R1_MAX_RECS_ORDER.place(MAX_RECS_ORDER)
         }
         2 => f::R2_DA.place(1) | f::R2_MAX_VDEVS_ORDER.place(MAX_VDEVS_ORDER),
+        f::TEARDOWN => f::TEARDOWN_ORDERS.place(
+            1 << TeardownOrder::UnmapFirst as u64
+                | 1 << TeardownOrder::StopFirst as u64
+                | 1 << TeardownOrder::MaskAndReap as u64,
+        ),
         _ => 0,
     })
 }

@@ -79,7 +79,9 @@ wire! {
         /// More flags.
         0x820 flags1: U64,
         /// Reserved.
-        0x828 _reserved9: [u8; 0x758],
+        0x828 _reserved9: [u8; 0x750],
+        /// In which order the host takes devices away, see [`super::TeardownOrder`].
+        0xf78 teardown_order: U64,
         /// Start-level tables of the auxiliary planes.
         0xf80 aux_rtt_base: [U64; 3],
     }

@@ -28,6 +28,7 @@ use tsm_platform::{GranuleRange, Rid};
 
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
+use crate::granule::State;
 use crate::rec::{Flow, Rec};
 use crate::rsi::Answer;
 use crate::rtt::Output;
@@ -66,7 +67,13 @@ pub(crate) fn host_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Res
             list,
             count,
         } => pdev::donate(context, handle, list, count),
-        Call::OpContinue { handle, flags } => pdev::proceed(context, handle, flags),
+        Call::OpContinue { handle, flags } => {
+            if context.tsm.granules.state(handle) == Ok(State::Vdev) {
+                vdev::proceed(context, handle, flags)
+            } else {
+                pdev::proceed(context, handle, flags)
+            }
+        }
         Call::OpCancel { handle } => pdev::cancel(context, handle),
         // No operation ever asks for it.
         Call::OpMemReclaim { .. } => Err(Error::Input),
@@ -154,6 +161,19 @@ fn interface_call<P: Machine>(context: &Context<'_, P>, call: Call) -> Result {
                 address: oaddr,
             };
             vdev::device_map(context, rd, vdev, (base, top), output)
+        }
+        Call::RttDevUnmap {
+            rd,
+            base,
+            top,
+            flags,
+            oaddr,
+        } => {
+            let output = Output {
+                flags,
+                address: oaddr,
+            };
+            vdev::device_unmap(context, rd, (base, top), output)
         }
         Call::RttDevValidate { rd, rec, base, top } => {
             vdev::device_validate(context, rd, rec, base, top)

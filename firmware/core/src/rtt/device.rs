@@ -58,7 +58,7 @@ pub(crate) fn map_device<P: Machine>(
 }
 
 /// Gives the guest access to device granules in `range`, if the first is mapped to `physical` and
-/// the others follow it. Returns the end of what was done.
+/// the others follow it, and none is masked. Returns the end of what was done.
 pub(crate) fn validate_device<P: Machine>(
     context: &Context<'_, P>,
     realm: &Realm,
@@ -76,7 +76,7 @@ pub(crate) fn validate_device<P: Machine>(
         Entry::Device {
             pa,
             ripas: Ripas::Empty | Ripas::Dev,
-        } if pa.0 == expected.get() => {
+        } if pa.0 == expected.get() && context.tsm.granules.state(pa.0) == Ok(State::Mapped) => {
             expected.set(pa.0.checked_add(bytes)?);
             Some(Entry::Device {
                 pa,

@@ -82,6 +82,7 @@ fn plan<'a, P: Machine>(
     realm: &Realm,
     (base, top): (u64, u64),
     flavor: Flavor,
+    stays: impl Fn(u64, u64) -> bool,
     report: &mut Report,
     raws: &'a mut Entries,
 ) -> Result<Sweep<'a>> {
@@ -108,6 +109,12 @@ fn plan<'a, P: Machine>(
             let Some(address) = flavor.address(&entry) else {
                 break;
             };
+            if stays(address, bytes) {
+                if kept == 0 {
+                    return Err(Error::Device);
+                }
+                break;
+            }
             let undelegated = flavor == Flavor::Shared;
             let cost = bytes.checked_div(GRANULE_SIZE).unwrap_or(u64::MAX);
             let block = Block {
@@ -220,7 +227,12 @@ fn let_go<P: Machine>(
             context.platform.zero_range(range)?;
             table.change_range(range, State::Data, State::Delegated)
         }
-        Flavor::Device => table.change_range(range, State::Mapped, State::Delegated),
+        Flavor::Device => range.granules().try_for_each(|granule| {
+            let address = granule.address();
+            let masked = table.state(address)? == State::Masked;
+            let from = if masked { State::Masked } else { State::Mapped };
+            table.change(address, from, State::Delegated)
+        }),
         Flavor::Shared if holds_shared(context, realm) => range
             .granules()
             .try_for_each(|granule| table.release(granule.address(), 1)),
@@ -234,10 +246,12 @@ fn unmap<P: Machine>(
     range: (u64, u64),
     output: Output,
     flavor: Flavor,
+    stays: impl Fn(u64, u64) -> bool,
 ) -> Result {
     let mut report = Report::new(output)?;
     let mut raws = Entries::new();
-    let sweep = plan(context, realm, range, flavor, &mut report, &mut raws)?;
+    let (list, entries) = (&mut report, &mut raws);
+    let sweep = plan(context, realm, range, flavor, stays, list, entries)?;
     report.publish(context)?;
     carry_out(context, realm, &sweep)?;
     let (descriptor, count) = report.registers();
@@ -251,17 +265,19 @@ pub(crate) fn data_unmap<P: Machine>(
     range: (u64, u64),
     output: Output,
 ) -> Result {
-    unmap(context, realm, range, output, Flavor::Data)
+    unmap(context, realm, range, output, Flavor::Data, |_, _| false)
 }
 
-/// Takes device memory away; it stays delegated.
+/// Takes device memory away; it stays delegated. `stays` says whether `bytes` bytes at a physical
+/// address are of a device from which nothing may be taken now.
 pub(crate) fn dev_unmap<P: Machine>(
     context: &Context<'_, P>,
     realm: &Realm,
     range: (u64, u64),
     output: Output,
+    stays: impl Fn(u64, u64) -> bool,
 ) -> Result {
-    unmap(context, realm, range, output, Flavor::Device)
+    unmap(context, realm, range, output, Flavor::Device, stays)
 }
 
 /// Takes shared memory away.
@@ -271,7 +287,7 @@ pub(crate) fn unprot_unmap<P: Machine>(
     range: (u64, u64),
     output: Output,
 ) -> Result {
-    unmap(context, realm, range, output, Flavor::Shared)
+    unmap(context, realm, range, output, Flavor::Shared, |_, _| false)
 }
 
 /// Writes an entry with another RIPAS over each of `changes`, and undoes it all if translations of

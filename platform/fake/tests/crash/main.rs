@@ -20,9 +20,9 @@ mod watch;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use flow::{Step, access_remains, go};
-use reclaim::{ORDERS, Order, reclaim, sweep, terminate};
+use reclaim::{ORDERS, reclaim, sweep, terminate};
 use rig::Rig;
-use tsm_abi::rmi::RecEnter;
+use tsm_abi::rmi::{RecEnter, TeardownOrder};
 use tsm_devices::{At, Fault, FaultPlan, Occasion, What};
 use tsm_platform::{Access, ConfigSpace, GuestExit};
 use tsm_platform_fake::{ENDPOINT, Function, fault};
@@ -88,7 +88,8 @@ impl Machine {
     }
 
     /// Goes the whole way of an interface: its guest is built, it works, and all of it goes again.
-    fn way(&mut self, order: Order) -> Result<(), Step> {
+    fn way(&mut self, order: TeardownOrder) -> Result<(), Step> {
+        self.rig.order = order;
         self.rig.build_guest();
         self.watch.meet(self.rig.vcpu());
         go(&mut self.rig)?;
@@ -112,7 +113,7 @@ impl Machine {
     }
 
     /// Goes the whole way as if nothing had ever happened, and returns its calls.
-    fn go_whole_way(&mut self, order: Order) -> usize {
+    fn go_whole_way(&mut self, order: TeardownOrder) -> usize {
         self.restart(None);
         assert_eq!(self.way(order), Ok(()), "the way is free again");
         let calls = self.watch.calls();
@@ -129,7 +130,7 @@ impl Machine {
 
     /// Lets somebody die at call `at` of the way and takes everything back. Returns how many calls
     /// that took.
-    fn crash(&mut self, death: Death, at: usize, order: Order) -> usize {
+    fn crash(&mut self, death: Death, at: usize, order: TeardownOrder) -> usize {
         self.restart(Some((at, death.event())));
         let ended = catch_unwind(AssertUnwindSafe(|| self.way(order)));
         if let Err(payload) = ended
@@ -202,7 +203,7 @@ impl Machine {
 /// order the machine goes as far as the next death, and after all of them the whole way.
 fn crash_everywhere(who: &str, deaths: &[Death]) {
     let mut machine = Machine::new();
-    let steps = machine.go_whole_way(Order::UnmapFirst);
+    let steps = machine.go_whole_way(TeardownOrder::UnmapFirst);
     let (mut cases, mut worst) = (0, 0);
     for at in 0..steps {
         if at % STEPS_PER_MACHINE == 0 {

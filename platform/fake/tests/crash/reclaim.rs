@@ -4,8 +4,9 @@
 //! A host that was not there before, and takes everything back by what a journal tells.
 
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::Call;
-use tsm_platform_fake::{DRAM_BASE, DRAM_TOP, MMIO_BASE, MMIO_TOP, Realm};
+use tsm_abi::rmi::{Call, TeardownOrder};
+use tsm_core::State;
+use tsm_platform_fake::{DRAM_BASE, DRAM_TOP, ENDPOINT_BAR, MMIO_BASE, MMIO_TOP, Owner, Realm};
 
 use super::rig::{DEVICE_IPA, PAGE, PRIVATE_PAGES, Rig};
 use super::watch::Journal;
@@ -15,22 +16,15 @@ const START_LEVEL: u64 = 1;
 /// How often something is tried again that a silent device or an exchange in doubt may delay.
 const ROUNDS: usize = 4;
 
-/// In which order an interface, its memory and its realm go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Arm's: the memory is unmapped, then the interface stops.
-    UnmapFirst,
-    /// Intel's: the interface stops, then its memory is unmapped.
-    StopFirst,
-    /// AMD's: the interface is forced off, and its memory is unmapped when the realm goes.
-    ForceAndReap,
-}
+pub const ORDERS: [TeardownOrder; 3] = [
+    TeardownOrder::UnmapFirst,
+    TeardownOrder::StopFirst,
+    TeardownOrder::MaskAndReap,
+];
 
-pub const ORDERS: [Order; 3] = [Order::UnmapFirst, Order::StopFirst, Order::ForceAndReap];
-
-/// Takes everything back in this order. What does not exist any more is refused, which is fine; what
+/// Takes everything back in the order that the host of the realm stated. What does not exist any more is refused, which is fine; what
 /// must not be left is checked by the caller.
-pub fn reclaim(rig: &mut Rig, journal: &Journal, order: Order) {
+pub fn reclaim(rig: &mut Rig, journal: &Journal, order: TeardownOrder) {
     rig.realm.rd = journal.realm;
     rig.realm.rec = journal.rec;
     (rig.port, rig.device) = (journal.port, journal.device);
@@ -40,25 +34,22 @@ pub fn reclaim(rig: &mut Rig, journal: &Journal, order: Order) {
         asked(rig, Call::PdevAbort { pdev });
     }
     match order {
-        Order::UnmapFirst => {
+        TeardownOrder::UnmapFirst => {
             unmap_device(rig);
             end_interface(rig);
-            end_realm(rig);
         }
-        Order::StopFirst => {
+        TeardownOrder::StopFirst => {
             stop_interface(rig);
             unmap_device(rig);
             end_interface(rig);
-            end_realm(rig);
         }
-        Order::ForceAndReap => {
+        TeardownOrder::MaskAndReap => {
             stop_interface(rig);
-            // Refused while the interface lives, but its tables and its virtual CPU go.
-            end_realm(rig);
             end_interface(rig);
-            asked(rig, Call::RealmDestroy { rd: rig.realm.rd });
+            assert_masked(rig);
         }
     }
+    end_realm(rig);
     end_stream(rig);
     end_device(rig, rig.device);
     end_device(rig, rig.port);
@@ -101,9 +92,21 @@ fn stop_interface(rig: &mut Rig) {
     let _ = rig.abort();
     if rig.ask_unlock() == RmiStatus::SUCCESS {
         rig.pump_interface();
-    } else if rig.ask_measurements() == RmiStatus::SUCCESS {
-        // While memory is mapped, giving up an exchange is what cuts the interface off.
-        assert_eq!(rig.abort(), RmiStatus::SUCCESS);
+    }
+}
+
+/// Checks that memory of an interface that is gone is out of everybody's reach while it is mapped.
+fn assert_masked(rig: &Rig) {
+    for page in 0..PRIVATE_PAGES {
+        let address = ENDPOINT_BAR + page * PAGE;
+        let state = rig.host.tsm.granules().state(address).unwrap();
+        assert_ne!(state, State::Mapped, "{address:#x}");
+        if state == State::Masked {
+            assert_eq!(rig.host.fake.owner(address), Owner::Realm);
+            assert_eq!(rig.reach(DEVICE_IPA + page * PAGE), None);
+            let (start, end) = (address, address + PAGE);
+            assert!(!asked(rig, Call::GranuleRangeUndelegate { start, end }));
+        }
     }
 }
 

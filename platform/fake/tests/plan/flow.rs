@@ -4,7 +4,7 @@
 //! The whole way of a device, as a host goes it that looks before each step whether to go on.
 
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::Call;
+use tsm_abi::rmi::{Call, TeardownOrder};
 use tsm_devices::TdiState;
 use tsm_platform_fake::ENDPOINT_BAR;
 
@@ -150,16 +150,29 @@ fn start(rig: &mut Rig) -> Result<(), Step> {
 
 fn unlock(rig: &mut Rig) -> Result<(), Step> {
     ensure(rig.disable_dma() == 0, Step::Unlock)?;
-    let unmapped = rig.unmap(DEVICE_IPA, PRIVATE_PAGES);
-    ensure(unmapped == RmiStatus::SUCCESS, Step::Unlock)?;
+    let order = rig.order;
+    if order == TeardownOrder::UnmapFirst {
+        unmap(rig)?;
+    }
     ensure(rig.ask_unlock() == RmiStatus::SUCCESS, Step::Unlock)?;
     rig.pump_interface();
     ensure(rig.state() == UNLOCKED, Step::Unlock)?;
     ensure(rig.tdi() == TdiState::ConfigUnlocked, Step::Unlock)?;
+    if order == TeardownOrder::StopFirst {
+        unmap(rig)?;
+    }
     ensure(rig.destroy_interface() == RmiStatus::SUCCESS, Step::Unlock)?;
     rig.host.undelegate(rig.vdev, 1);
     rig.vdev = 0;
+    if order == TeardownOrder::MaskAndReap {
+        unmap(rig)?;
+    }
     Ok(())
+}
+
+fn unmap(rig: &Rig) -> Result<(), Step> {
+    let unmapped = rig.unmap(DEVICE_IPA, PRIVATE_PAGES);
+    ensure(unmapped == RmiStatus::SUCCESS, Step::Unlock)
 }
 
 fn disconnect(rig: &mut Rig) -> Result<(), Step> {

@@ -68,7 +68,10 @@ pub fn check(host: &Host) -> Tables {
     let data: BTreeSet<u64> = tables.data.keys().copied().collect();
     assert_eq!(data, in_state(&used, State::Data));
     let mapped: BTreeSet<u64> = tables.mapped.keys().copied().collect();
-    assert_eq!(mapped, in_state(&used, State::Mapped));
+    let masked = in_state(&used, State::Masked);
+    let is_reached = |page: &u64| tables.mapped.get(page).is_none_or(|(_, reached)| *reached);
+    assert!(!masked.iter().any(is_reached), "masked memory is reached");
+    assert_eq!(mapped, &in_state(&used, State::Mapped) | &masked);
     let held = used.iter();
     let held = held.filter(|(_, (state, count))| *state == State::Undelegated && *count != 0);
     let held: BTreeMap<u64, u32> = held

@@ -6,7 +6,9 @@
 use std::sync::{Arc, Mutex};
 
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecExit};
+use tsm_abi::rmi::{
+    BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags, RecExit, TeardownOrder,
+};
 use tsm_abi::rsi;
 use tsm_platform_fake::{ENDPOINT_BAR, Fake, Host, Realm, Vcpu, success};
 use zerocopy::{FromBytes, FromZeros};
@@ -16,7 +18,7 @@ use super::{DATA_IPA, DEVICE_IPA, INFO_IPA, PAGE, PRIVATE_PAGES, Registers, Rig,
 impl Rig {
     /// Builds and activates the realm, and lets its guest run.
     pub fn build_guest(&mut self) {
-        let (realm, vcpu) = guest(&self.host);
+        let (realm, vcpu) = guest(&self.host, self.order);
         (self.realm, self.vcpu) = (realm, Some(vcpu));
     }
 
@@ -222,8 +224,10 @@ impl Rig {
 }
 
 /// Makes a realm that is ready to run, and shows how its guest translates.
-fn guest(host: &Host) -> (Realm, Vcpu) {
-    let realm = host.new_realm();
+fn guest(host: &Host, order: TeardownOrder) -> (Realm, Vcpu) {
+    let mut params = host.realm_params();
+    params.teardown_order = order.word().into();
+    let realm = host.new_realm_with(&params);
     host.init_ripas(&realm, 0, 4 * PAGE);
     success(host.call(Call::RealmActivate { rd: realm.rd }));
     host.map_private(&realm, DATA_IPA);

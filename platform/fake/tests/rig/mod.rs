@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tsm_abi::RmiStatus;
-use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags};
+use tsm_abi::rmi::{Call, CommStatus, DevCommEnter, DevCommExit, DevCommExitFlags, TeardownOrder};
 use tsm_abi::rsi;
 use tsm_devices::{
     Bar, Confidant, Config, Dsm, EndKeys, FaultPlan, Function, FunctionSource, FunctionView,
@@ -98,6 +98,8 @@ pub struct Rig {
     pub host: Host,
     pub dsm: Dsm,
     shared: Shared,
+    /// In which order the host takes the device from guests that are built from now on.
+    pub order: TeardownOrder,
     pub realm: Realm,
     pub port: u64,
     pub device: u64,
@@ -143,6 +145,18 @@ impl Rig {
         rig
     }
 
+    /// Boots a machine whose host takes devices away in `order`, and goes on to a guest that uses its
+    /// device.
+    pub fn running_in(order: TeardownOrder) -> Self {
+        let mut rig = Self::bare(Vec::new());
+        rig.order = order;
+        rig.build_guest();
+        rig.connect();
+        rig.assign();
+        rig.run();
+        rig
+    }
+
     /// Boots a machine without a realm.
     pub fn bare(others: Vec<Function>) -> Self {
         Self::configured(|config| config.others = others)
@@ -166,6 +180,7 @@ impl Rig {
         Self {
             dsm: Dsm::new(config),
             shared,
+            order: TeardownOrder::UnmapFirst,
             realm: NO_REALM,
             port: 0,
             device: 0,
@@ -229,12 +244,18 @@ impl Rig {
 
     /// Boots and goes on to a guest that uses its device.
     pub fn running() -> Self {
-        let mut rig = Self::locked();
-        rig.accept_memory();
-        rig.start();
-        let nonces = rig.nonces();
-        assert_eq!(rig.enable_dma(nonces), 0);
-        rig
+        Self::running_in(TeardownOrder::UnmapFirst)
+    }
+
+    /// Goes from an unlocked interface to a guest that uses it.
+    pub fn run(&mut self) {
+        self.lock();
+        self.measure();
+        self.report();
+        self.accept_memory();
+        self.start();
+        let nonces = self.nonces();
+        assert_eq!(self.enable_dma(nonces), 0);
     }
 
     /// Lets the device see the machine as it is.
@@ -479,13 +500,10 @@ impl Rig {
 
     /// Takes everything back, from any state, with or without the device's help.
     pub fn take_back(&mut self) {
-        let mapped = [DEVICE_IPA, DEVICE_IPA + PAGE];
-        for ipa in mapped {
-            // Refused where nothing is mapped.
-            let _ = self.unmap(ipa, 1);
-        }
+        self.unmap_if_mapped();
         if self.vdev != 0 {
             self.take_interface_back();
+            self.unmap_if_mapped();
         }
         // Twice: a stream that was coming up comes up first.
         for _ in 0..2 {
@@ -507,6 +525,13 @@ impl Rig {
         assert!(self.host.has_everything_back());
     }
 
+    /// Unmaps the interface's memory. Refused where nothing is mapped, and before its turn.
+    fn unmap_if_mapped(&self) {
+        for ipa in [DEVICE_IPA, DEVICE_IPA + PAGE] {
+            let _ = self.unmap(ipa, 1);
+        }
+    }
+
     fn take_interface_back(&mut self) {
         for round in 0..4 {
             if self.destroy_interface() == RmiStatus::SUCCESS {
@@ -519,7 +544,9 @@ impl Rig {
             }
             let _ = self.abort();
             let _ = self.ask_unlock();
-            if self.pump_interface() == Pumped::Failed(RmiStatus::BUSY) {
+            let pumped = self.pump_interface();
+            self.unmap_if_mapped();
+            if pumped == Pumped::Failed(RmiStatus::BUSY) {
                 // The device's own exchange is stuck.
                 let pdev = self.device;
                 assert_eq!(

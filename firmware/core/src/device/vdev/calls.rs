@@ -4,7 +4,6 @@
 //! The host's calls about device interfaces.
 
 use tsm_abi::rmi::{VdevMeasureFlags, VdevMeasureParams};
-use tsm_platform::{Granule, GranuleRange};
 use tsm_spdm::{Digests, Operation, Outcome};
 
 use super::super::comm::{
@@ -14,7 +13,7 @@ use super::super::pdev::{self, advance_interface};
 use super::super::registry::Registry;
 use super::super::tdisp::{self, Request};
 use super::exchange::{Misbehaved, Now};
-use super::{Measure, Vdev, create, cut_off, note_bound, settle, with};
+use super::{Measure, Vdev, create, cut_off, note_bound, settle, teardown, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule;
@@ -33,7 +32,11 @@ pub(crate) struct Names {
 
 /// Checks that the names are of the right kinds and belong together, and finishes a cut that is
 /// outstanding. The interface gives calls different errors for a realm that is not the owner.
-fn check<P: Machine>(context: &Context<'_, P>, names: Names, not_owner: Error) -> Result<()> {
+pub(super) fn check<P: Machine>(
+    context: &Context<'_, P>,
+    names: Names,
+    not_owner: Error,
+) -> Result<()> {
     let kinds = [
         (names.realm, granule::State::Rd),
         (names.device, granule::State::Pdev),
@@ -50,6 +53,9 @@ fn check<P: Machine>(context: &Context<'_, P>, names: Names, not_owner: Error) -
     }
     if device.address() != names.device {
         return Err(Error::Device);
+    }
+    if with(context, names.object, |vdev| vdev.masking.is_some())? {
+        return Err(Error::Blocked);
     }
     settle(context, names.object)
 }
@@ -214,7 +220,7 @@ fn is_lost<P: Machine>(context: &Context<'_, P>, device: u64) -> Result<bool> {
 }
 
 /// Begins the exchange for `request`, if the table and the device allow it.
-fn begin<P: Machine>(
+pub(super) fn begin<P: Machine>(
     context: &Context<'_, P>,
     names: Names,
     request: Request,
@@ -302,36 +308,6 @@ pub(crate) fn get_measurements<P: Machine>(
     })
 }
 
-/// `RMI_VDEV_UNLOCK`. Refused with the address while a granule of the interface is mapped. DMA is
-/// off when this returns; the device is told afterwards, by the exchange.
-pub(crate) fn unlock<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
-    let _registry = context.devices();
-    check(context, names, Error::Device)?;
-    begin(context, names, Request::Unlock, |vdev| {
-        if let Some(address) = first_mapped(context, &vdev.ranges) {
-            return Err(Error::Granule(address));
-        }
-        context
-            .platform
-            .block(vdev.stream())
-            .map_err(|_| Error::Device)?;
-        vdev.dma = false;
-        Ok(())
-    })
-}
-
-fn first_mapped<P: Machine>(context: &Context<'_, P>, ranges: &[GranuleRange]) -> Option<u64> {
-    let granules = ranges.iter().flat_map(|range| range.granules());
-    granules
-        .map(Granule::address)
-        .find(|address| is_mapped(context, *address))
-}
-
-/// Returns whether the device granule at `address` is mapped into a realm.
-pub(super) fn is_mapped<P: Machine>(context: &Context<'_, P>, address: u64) -> bool {
-    context.tsm.granules.state(address) == Ok(granule::State::Mapped)
-}
-
 /// `RMI_VDEV_ABORT`: gives up the exchange. With a request out, the session is in doubt and goes.
 pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
     let registry = context.devices();
@@ -353,7 +329,8 @@ pub(crate) fn abort<P: Machine>(context: &Context<'_, P>, names: Names) -> Resul
     Ok(Reply::NONE)
 }
 
-/// `RMI_VDEV_DESTROY`: the function is the host's again.
+/// `RMI_VDEV_DESTROY`: the function is the host's again. Refused with the address while a granule of the
+/// interface is mapped that the realm's order has to go before.
 pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, names: Names) -> Result {
     let mut registry = context.devices();
     check(context, names, Error::Device)?;
@@ -364,6 +341,9 @@ pub(crate) fn destroy<P: Machine>(context: &Context<'_, P>, names: Names) -> Res
     })?;
     if !is_destroyable {
         return Err(Error::Device);
+    }
+    if let Some(address) = teardown::left(context, names)? {
+        return Err(Error::Granule(address));
     }
     let realm = context.lock(names.realm, granule::State::Rd)?;
     let guard = context.lock(names.object, granule::State::Vdev)?;

@@ -18,7 +18,7 @@ use super::super::sizes::{BarSizes, KnownSizes};
 use super::super::standing::Standing;
 use super::super::tdisp::{Request, State};
 use super::super::{config, pdev, psmmu};
-use super::{MOST_RANGES, Measure, Nonces, Vdev, note_bound, with};
+use super::{MOST_RANGES, Measure, Nonces, Vdev, note_bound, teardown, with};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Reply, Result};
 use crate::granule::{self, Kind};
@@ -217,6 +217,10 @@ pub(crate) fn create<P: Machine>(
     let sizes = function.bar_sizes(&registry.sizes).ok_or(Error::Input)?;
     let placement =
         place(context, rid, &sizes, &ranges, &mut registry.sizes).ok_or(Error::Input)?;
+    if let Some(address) = teardown::first_in(context, &ranges, &[granule::State::Masked]) {
+        // Of an interface that is gone: its realm's host has to unmap it.
+        return Err(Error::Granule(address));
+    }
     if !context.is_memory(object) {
         return Err(Error::Input);
     }
@@ -241,6 +245,7 @@ pub(crate) fn create<P: Machine>(
         first: true,
         dma: false,
         condemned: false,
+        masking: None,
         stream_id,
         lock_flags: LockFlags::default(),
         cache_line: context.platform.cache_line_bytes(),

@@ -82,6 +82,7 @@ fn vdev(state: State) -> Vdev {
         first: true,
         dma: false,
         condemned: false,
+        masking: None,
         stream_id: 5,
         lock_flags: LockFlags::default(),
         cache_line: 64,

@@ -3,6 +3,7 @@
 
 //! Private memory of an interface in its realm: what the host may map, and what the guest accepts.
 
+use tsm_abi::rmi::TeardownOrder;
 use tsm_platform::GranuleRange;
 
 use super::super::registry::Registry;
@@ -30,6 +31,9 @@ pub(crate) fn device_map<P: Machine>(
         if vdev.realm != guard.granule() {
             return Err(Error::Input);
         }
+        if vdev.masking.is_some() {
+            return Err(Error::Blocked);
+        }
         context.with(guard.granule(), |realm: &mut Realm| {
             rtt::map_device(context, realm, range, output, |physical, bytes| {
                 vdev.owns(physical, bytes)
@@ -37,6 +41,31 @@ pub(crate) fn device_map<P: Machine>(
         })
     })??;
     Ok(Reply::one(next))
+}
+
+/// `RMI_RTT_DEV_UNMAP`. Where the host stops first, memory of an interface that is bound stays.
+pub(crate) fn device_unmap<P: Machine>(
+    context: &Context<'_, P>,
+    rd: u64,
+    range: (u64, u64),
+    output: Output,
+) -> Result {
+    let registry = context.devices();
+    context.with_realm(rd, |realm| {
+        let stops_first = realm.order != TeardownOrder::UnmapFirst;
+        rtt::dev_unmap(context, realm, range, output, |physical, bytes| {
+            let mut interfaces = registry.interfaces().iter();
+            stops_first
+                && interfaces.any(|interface| {
+                    let is_bound = with(context, interface.object, |vdev| {
+                        vdev.realm.address() == rd
+                            && vdev.state.is_bound()
+                            && vdev.owns(physical, bytes)
+                    });
+                    is_bound != Ok(false)
+                })
+        })
+    })
 }
 
 /// `RMI_RTT_DEV_VALIDATE`: gives the guest access to what it asked to accept and the host has
@@ -117,7 +146,7 @@ impl Vdev {
             let granules = rtt::granules(accepted.physical, accepted.bytes);
             !granules
                 .into_iter()
-                .any(|address| super::calls::is_mapped(context, address))
+                .any(|address| context.tsm.granules.state(address) == Ok(State::Mapped))
         });
     }
 
@@ -129,7 +158,7 @@ impl Vdev {
         self.report.private_ranges().all(|(base, bytes)| {
             rtt::granules(base, bytes).all(|address| {
                 let state = context.tsm.granules.state(address);
-                matches!(state, Ok(State::Delegated | State::Mapped))
+                matches!(state, Ok(State::Delegated | State::Mapped | State::Masked))
             })
         })
     }

@@ -9,6 +9,7 @@ mod exchange;
 #[cfg(test)]
 mod exchange_tests;
 mod memory;
+mod teardown;
 
 use core::hash::{Hash, Hasher};
 use core::mem::discriminant;
@@ -26,16 +27,16 @@ use super::sizes::BarSizes;
 use super::tdisp::{Request, State};
 use crate::context::{Context, Machine};
 use crate::error::{Error, Result};
-use crate::granule;
+use crate::granule::{self, Guard};
 use crate::realm::Realm;
 use crate::rtt;
 
 pub(crate) use calls::{
     Names, abort, communicate, destroy, get_measurements, get_report, get_state, lock, start,
-    unlock,
 };
 pub(crate) use create::create;
-pub(crate) use memory::{device_map, device_validate, may_accept, release_memory};
+pub(crate) use memory::{device_map, device_unmap, device_validate, may_accept, release_memory};
+pub(crate) use teardown::{proceed, unlock};
 
 /// Most address ranges of an interface (`RmiVdevParams`).
 const MOST_RANGES: usize = 8;
@@ -99,6 +100,9 @@ pub(crate) struct Vdev {
     pub dma: bool,
     /// Whether it must be cut off and the hardware has not said that it is. Nothing is granted then.
     condemned: bool,
+    /// Where the masking of its memory goes on, while unlocking it is incomplete. Nothing is granted
+    /// then.
+    masking: Option<u64>,
     /// IDE stream that its packets take.
     pub stream_id: u8,
     /// Demands of the present lock.
@@ -128,6 +132,7 @@ impl Object for Vdev {
             .map(|request| discriminant(&request))
             .hash(hasher);
         (self.dma, self.condemned, self.stream_id).hash(hasher);
+        self.masking.hash(hasher);
         (self.lock_flags.0, self.retries, self.declined).hash(hasher);
         let nonces = &self.nonces;
         (nonces.lock, nonces.measurements, nonces.report).hash(hasher);
@@ -177,7 +182,8 @@ impl Vdev {
 
     /// Returns whether a guest that shows `nonces` may be granted anything that `state` allows.
     pub fn is_fresh(&self, nonces: &Nonces) -> bool {
-        !self.condemned && self.request.is_none() && self.nonces.are_current(nonces)
+        let is_settled = !self.condemned && self.masking.is_none();
+        is_settled && self.request.is_none() && self.nonces.are_current(nonces)
     }
 
     /// Erases what could start the interface.
@@ -255,18 +261,23 @@ pub(crate) fn cut_off<P: Machine>(context: &Context<'_, P>, address: u64) -> boo
     said.is_ok()
 }
 
+/// Locks the realm at `realm`. The device lock is held: a holder of a realm's lock does one bounded
+/// call and never waits for it.
+fn lock_realm<'a, P: Machine>(context: &Context<'a, P>, realm: Granule) -> Result<Guard<'a>> {
+    loop {
+        match context.lock(realm.address(), granule::State::Rd) {
+            Err(Error::Busy) => {}
+            other => return other,
+        }
+    }
+}
+
 /// Makes the guest's accesses to private memory of the interface fault, on every CPU.
 fn revoke<P: Machine>(context: &Context<'_, P>, vdev: &mut Vdev) -> Result<()> {
     if vdev.report.accepted().next().is_none() {
         return Ok(());
     }
-    let guard = loop {
-        // A holder of the realm's lock does one bounded call and never waits for the device lock.
-        match context.lock(vdev.realm.address(), granule::State::Rd) {
-            Err(Error::Busy) => {}
-            other => break other?,
-        }
-    };
+    let guard = lock_realm(context, vdev.realm)?;
     context.with(guard.granule(), |realm: &mut Realm| {
         for range in vdev.report.accepted() {
             let top = range.ipa.checked_add(range.bytes).ok_or(Error::Global)?;
