@@ -8,11 +8,11 @@ mod rig;
 
 use rig::{DATA_IPA, DEVICE_IPA, PAGE, PRIVATE_PAGES, Pumped, Rig, VDEV_ID};
 use tsm_abi::rmi::{Call, TeardownOrder, features};
-use tsm_abi::{RmiStatus, rsi};
+use tsm_abi::{MemoryRequest, RmiStatus, rsi};
 use tsm_core::State;
 use tsm_devices::TdiState;
 use tsm_platform::{Access, GuestExit};
-use tsm_platform_fake::{ENDPOINT_BAR, FaultPoint, Owner, fault, success};
+use tsm_platform_fake::{ENDPOINT, ENDPOINT_BAR, FaultPoint, Owner, fault, success};
 
 const OK: RmiStatus = RmiStatus::SUCCESS;
 const UNLOCKED: u64 = 1;
@@ -408,4 +408,92 @@ fn a_guest_that_gives_its_addresses_up_does_not_change_the_order() {
         assert_eq!(granule(&rig, 0), State::Masked);
         rig.take_back();
     }
+}
+
+/// Memory of which one call masks half.
+const LARGE: u64 = 0x1040_0000;
+const LARGE_BYTES: u64 = 4 << 20;
+/// Its last page, and where the guest would see it.
+const LAST: (u64, u64) = (DEVICE_IPA + 2 * PAGE, LARGE + LARGE_BYTES - PAGE);
+
+/// A rig whose interface has much memory, all of it delegated and some of it mapped.
+fn with_large_memory() -> Rig {
+    let mut rig = Rig::bare(Vec::new());
+    rig.order = TeardownOrder::StopFirst;
+    rig.build_guest();
+    let endpoint = rig.host.fake.function(ENDPOINT).unwrap();
+    let bar = u32::try_from(LARGE).unwrap() | 4;
+    let large = endpoint.with(0x10, bar, 0xffc0_0000);
+    rig.host.fake.set_function(ENDPOINT, large);
+    rig.lie = Some(LARGE);
+    rig.connect();
+    let mut params = rig.vdev_params();
+    params.addr_range[0].base = LARGE.into();
+    params.addr_range[0].top = (LARGE + LARGE_BYTES).into();
+    rig.vdev = rig.create_interface(&params).unwrap();
+    assert_eq!(rig.pump_interface(), Pumped::Done);
+    rig.lock();
+    rig.measure();
+    rig.report();
+    rig.host.delegate(LARGE, 2);
+    rig.host.delegate(LAST.1, 1);
+    let nonces = rig.nonces();
+    rig.ask_memory(DEVICE_IPA, LARGE, 2, nonces);
+    assert_eq!(rig.map(DEVICE_IPA, LARGE, 2), OK);
+    assert_eq!(rig.validate(DEVICE_IPA, 2), OK);
+    rig.host.enter(&rig.realm);
+    assert_eq!(rig.map(LAST.0, LAST.1, 1), OK);
+    assert_eq!(rig.reach(DEVICE_IPA), Some(LARGE));
+    rig
+}
+
+#[test]
+fn one_call_masks_at_most_512_granules_and_the_next_goes_on() {
+    let mut rig = with_large_memory();
+    let (rd, pdev, vdev) = rig.names();
+    let state = |rig: &Rig, address| rig.host.tsm.granules().state(address).unwrap();
+    let [status, handle, ..] = unlock(&rig);
+    let incomplete = RmiStatus::incomplete(MemoryRequest::None, false);
+    assert_eq!((status, handle), (incomplete.word(), vdev));
+    assert_eq!(rig.reach(DEVICE_IPA), None);
+    assert_eq!(
+        [LARGE, LAST.1].map(|at| state(&rig, at)),
+        [State::Masked, State::Mapped]
+    );
+    // Until it is complete, nothing else becomes of the interface.
+    let data = rig.host.page_with(&[]);
+    for call in [
+        Call::VdevUnlock { rd, pdev, vdev },
+        Call::VdevStart { rd, pdev, vdev },
+        Call::VdevAbort { rd, pdev, vdev },
+        Call::VdevDestroy { rd, pdev, vdev },
+        Call::VdevGetInterfaceReport { rd, pdev, vdev },
+        Call::VdevCommunicate {
+            rd,
+            pdev,
+            vdev,
+            data,
+        },
+    ] {
+        assert_eq!(rig.host.status(call), RmiStatus::BLOCKED, "{call:x?}");
+    }
+    assert_eq!(rig.map(LAST.0 + PAGE, LARGE + PAGE, 1), RmiStatus::BLOCKED);
+    for call in [
+        Call::OpCancel { handle },
+        Call::OpContinue { handle, flags: 1 },
+    ] {
+        assert_eq!(rig.host.status(call), RmiStatus::INPUT, "{call:x?}");
+    }
+    let go_on = Call::OpContinue { handle, flags: 0 };
+    assert_eq!(rig.host.status(go_on), OK);
+    assert_eq!(
+        [LARGE, LAST.1].map(|at| state(&rig, at)),
+        [State::Masked; 2]
+    );
+    assert_eq!(rig.host.status(go_on), RmiStatus::INPUT, "it is complete");
+    assert_eq!(rig.pump_interface(), Pumped::Done);
+    assert_eq!(rig.state(), UNLOCKED);
+    assert_eq!(rig.unmap(DEVICE_IPA, 2), OK);
+    assert_eq!(rig.unmap(LAST.0, 1), OK);
+    assert_eq!(rig.destroy_interface(), OK);
 }

@@ -104,7 +104,7 @@ impl Rig {
         // What the root port forwards.
         params.addr_range[0] = AddressRange {
             base: ENDPOINT_BAR.into(),
-            top: (ENDPOINT_BAR + 0x10_0000).into(),
+            top: (ENDPOINT_BAR + 0x70_0000).into(),
         };
         let params = self.host.page_with(params.as_bytes());
         [self.handle, ..] = success(self.host.call(Call::PdevStreamConnect { params }));
