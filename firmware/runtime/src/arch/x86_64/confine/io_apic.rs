@@ -6,6 +6,8 @@
 
 const INDEX: u16 = 0x00;
 const WINDOW: u16 = 0x10;
+/// Ends an interrupt (82093AA's successors).
+const END: u16 = 0x40;
 /// First register of the table of entries, two registers each.
 const TABLE: u32 = 0x10;
 
@@ -22,7 +24,8 @@ impl IoApic {
     }
 
     /// Performs a write of the host to the register at `offset` of the page by writes that `perform`
-    /// makes, or drops it.
+    /// makes, or drops it. Some units do not decode all of the offset, so one that names none of the
+    /// registers may be another name of the window.
     pub fn write(&mut self, offset: u16, value: u32, mut perform: impl FnMut(u16, u32)) {
         match offset {
             INDEX => {
@@ -38,7 +41,8 @@ impl IoApic {
                 perform(INDEX, self.index);
                 perform(WINDOW, value);
             }
-            _ => perform(offset, value),
+            END => perform(END, value),
+            _ => {}
         }
     }
 }
@@ -84,6 +88,20 @@ mod tests {
             (0x10, 0x0500_0000)
         );
         assert_eq!(writes(&[(0x40, 0x31)]), [(0x40, 0x31)]);
+    }
+
+    #[test]
+    fn no_register_has_a_second_name() {
+        for offset in (0..0x1000).step_by(4) {
+            let made = writes(&[(0, 0x10), (offset, 0x500)]);
+            // A new index, or the end of an interrupt, or nothing.
+            let more = match offset {
+                0 => vec![(0, 0)],
+                0x40 => vec![(0x40, 0x500)],
+                _ => vec![],
+            };
+            assert_eq!(made[1..], more, "{offset:#x}");
+        }
     }
 
     #[test]
