@@ -12,8 +12,11 @@ pub const APIC_BASE: u32 = 0x1b;
 /// The interrupt command register of x2APIC mode.
 pub const X2APIC_ICR: u32 = 0x830;
 
-/// The local vector table of x2APIC mode, and AMD's extension of it.
-const LOCAL_VECTORS: [core::ops::RangeInclusive<u32>; 2] = [0x832..=0x837, 0x850..=0x853];
+/// The local vector table of x2APIC mode, which every local APIC has.
+const LOCAL_VECTORS: core::ops::RangeInclusive<u32> = 0x832..=0x837;
+/// AMD's extension of it. Not every local APIC has it, and a write that the processor refuses to the TSM
+/// would be the end of it: so it is not there for the host.
+const MORE_LOCAL_VECTORS: core::ops::RangeInclusive<u32> = 0x850..=0x853;
 
 /// Bytes of a permission map.
 pub const MAP_BYTES: usize = 8192;
@@ -61,7 +64,7 @@ pub fn fill(map: &mut [u8; MAP_BYTES]) {
     set(TSC_RATIO, READ | WRITE);
     set(APIC_BASE, WRITE);
     set(X2APIC_ICR, WRITE);
-    let vectors = LOCAL_VECTORS.into_iter().flatten();
+    let vectors = LOCAL_VECTORS.chain(MORE_LOCAL_VECTORS);
     vectors.for_each(|register| set(register, WRITE));
     HIDDEN.for_each(|register| set(register, READ | WRITE));
     for (first, last) in FIXED {
@@ -142,7 +145,7 @@ pub fn write(register: u32, value: u64, state: &State) -> Answer {
         // Out of x2APIC mode and at another address the interrupt commands would not be seen.
         APIC_BASE if value == state.apic_base => Answer::Done(0),
         X2APIC_ICR => Answer::Command(value),
-        _ if LOCAL_VECTORS.iter().any(|range| range.contains(&register)) => local_vector(value),
+        _ if LOCAL_VECTORS.contains(&register) => local_vector(value),
         _ => Answer::Refuse,
     }
 }
@@ -245,6 +248,17 @@ mod tests {
             assert_eq!(write(0x832, value, &STATE), Answer::Refuse, "{value:#x}");
         }
         assert_eq!(write(0x838, 0, &STATE), Answer::Refuse);
+    }
+
+    #[test]
+    fn what_a_local_apic_may_not_have_is_not_written_for_the_host() {
+        let mut map = [0; MAP_BYTES];
+        fill(&mut map);
+        for register in 0x850..=0x853 {
+            let (byte, shift) = (register / 4, register % 4 * 2);
+            assert_eq!(bits(&map, byte, shift as u32), 2, "{register:#x}");
+            assert_eq!(write(register as u32, 1 << 16, &STATE), Answer::Refuse);
+        }
     }
 
     #[test]
