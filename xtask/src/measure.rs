@@ -9,16 +9,17 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use crate::board::Board;
-use crate::images::build_all;
+use crate::images::{build_all, build_failing};
 use crate::machine::{Mode, Plan, boot};
 use crate::qemu::{self, Qemu};
-use crate::report::Line;
+use crate::report::{Line, Report};
 use crate::toolchain::AARCH64;
 use crate::{BenchArguments, Responder, logs, sizes};
 
 /// Name of the row as the host payload prints it, what the public reference firmware for Arm takes,
 /// and what we aim at, in instructions from the call to the last return. Zero: not known.
 const ROWS: &[(&str, u64, u64)] = &[
+    (BARE, 0, 0),
     ("null call", 212, 100),
     ("RMI_VERSION", 1_290, 600),
     ("unknown RMI", 1_238, 600),
@@ -51,6 +52,11 @@ const ROWS: &[(&str, u64, u64)] = &[
     ("unlock", 0, 0),
 ];
 
+/// One turn of a loop of VMRUN and an exit, with what both need and nothing else.
+const BARE: &str = "bare VMRUN loop";
+/// Rows whose ratio to it is told: the host's call that does nothing, and a guest's entry and exit.
+const COMPARED: [&str; 2] = ["null call", "REC_ENTER host call"];
+
 /// Runs the benchmark payload on each board and prints a table.
 ///
 /// # Errors
@@ -69,9 +75,12 @@ pub fn run(arguments: &BenchArguments) -> Result<()> {
 
 fn one(board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
     let mut silent = |_: &str, _: Option<&Line>| {};
+    let is_arm = board.triple == AARCH64;
+    // The bare loop is in the image for tests only.
+    let tsm = (!is_arm).then(|| build_failing(board)).transpose()?;
     let plan = Plan {
         mode: Mode::Bench,
-        tsm: None,
+        tsm: tsm.as_deref(),
         responder: Responder::default(),
         faults: None,
         gdb: false,
@@ -90,15 +99,8 @@ fn one(board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
             count.to_string()
         }
     };
-    let is_arm = board.triple == AARCH64;
     for (name, reference, goal) in ROWS {
-        let counted = report.lines.iter().find_map(|line| match line {
-            Line::Bench {
-                name: row,
-                instructions,
-            } if row == name => Some(*instructions),
-            _ => None,
-        });
+        let counted = counted(&report, name);
         let mark = match counted {
             Some(count) if *goal != 0 && count > *goal => " over the goal",
             _ => "",
@@ -109,6 +111,14 @@ fn one(board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
             known(if is_arm { *reference } else { 0 }),
             known(*goal)
         );
+    }
+    if let Some(bare) = counted(&report, BARE).filter(|bare| *bare != 0) {
+        for name in COMPARED {
+            if let Some(count) = counted(&report, name) {
+                let ratio = count as f64 / bare as f64;
+                println!("{name}: {ratio:.1} times the {BARE}");
+            }
+        }
     }
     for line in &report.lines {
         if let Line::Bench { name, .. } = line
@@ -127,4 +137,15 @@ fn one(board: &Board, qemu: &Qemu, device: &Path) -> Result<()> {
         }
     }
     sizes::table(board).map(|_| ())
+}
+
+/// Returns what the payload has counted for a row.
+fn counted(report: &Report, name: &str) -> Option<u64> {
+    report.lines.iter().find_map(|line| match line {
+        Line::Bench {
+            name: row,
+            instructions,
+        } if row == name => Some(*instructions),
+        _ => None,
+    })
 }

@@ -17,7 +17,7 @@ use super::flow::{self, Host};
 use super::layout::{DONATED_TOP, Page, REALM_DATA, Slot};
 use super::memory;
 use super::processor::START_LEVEL;
-use super::processor::bench::{NULL_CALL, guest_code, timed};
+use super::processor::bench::{NULL_CALL, bare_turn, guest_code, timed};
 use super::report::verdict;
 use super::rmi::{self, Refused, Result, delegate, must, undelegate};
 use super::{realm, vdev};
@@ -98,6 +98,9 @@ pub fn run(at_entry: u64) -> ! {
 }
 
 fn all(host: &mut Host) -> Result<()> {
+    if let Some(ticks) = bare_turn() {
+        row("bare VMRUN loop", ticks);
+    }
     least_of("null call", NULL_CALL, [0; 7]);
     let (version, arguments) = Call::Version {
         requested: tsm_abi::rmi::VERSION,

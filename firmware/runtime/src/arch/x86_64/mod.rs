@@ -4,6 +4,8 @@
 //! SVM root mode on x86_64.
 
 mod apic;
+#[cfg(feature = "isolation-tests")]
+mod bare_loop;
 mod boot;
 mod cpu;
 mod entry;

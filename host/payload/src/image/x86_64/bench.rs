@@ -44,6 +44,22 @@ unsafe extern "C" {
     static bench_guest: u8;
 }
 
+/// The function of the image for tests that enters a bare guest.
+const BARE_LOOP: u64 = 0xc400_02ce;
+
+/// Returns the ticks of one turn of a loop that enters and leaves a guest with nothing around it.
+pub fn bare_turn() -> Option<u64> {
+    const TURNS: u64 = 1000;
+    let least = |turns| {
+        let counts = (0..5).map(|_| timed(BARE_LOOP, [turns, 0, 0, 0, 0, 0, 0]));
+        let whole = counts.filter(|counted| counted.status == 0 && counted.result == turns);
+        whole.map(|counted| counted.ticks).min()
+    };
+    // What surrounds the loop is in both.
+    let (one, many) = (least(1)?, least(1 + TURNS)?);
+    Some(many.saturating_sub(one) / TURNS)
+}
+
 /// What one counted call returned.
 pub struct Counted {
     /// Ticks from before the call to after it.

@@ -10,6 +10,8 @@ use ::x86_64::registers::model_specific::Msr;
 use spin::Mutex;
 use tsm_platform::Rid;
 
+#[cfg(feature = "isolation-tests")]
+use super::super::bare_loop;
 use super::super::{boot, exception, svm};
 use super::{HostCpu, memory, signal};
 use crate::arch::confine::icr::{Action, Command};
@@ -224,6 +226,8 @@ fn call(host: &mut HostCpu) {
         let results = match save.rax {
             #[cfg(feature = "isolation-tests")]
             isolation_tests::FUNCTION => isolation_tests::run(machine, arguments[0]),
+            #[cfg(feature = "isolation-tests")]
+            bare_loop::FUNCTION => bare_loop::run(arguments[0]),
             function => tsm.host_call(machine, function, &arguments),
         };
         for (number, result) in results.into_iter().enumerate() {
