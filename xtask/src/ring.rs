@@ -17,6 +17,16 @@ use crate::command::cargo;
 /// Packages whose images exist only for bare targets.
 pub const BARE: &[&str] = &["qemu-virt", "qemu-q35", "host-payload", "guest-payload"];
 
+/// Tests of the fake platform that run once more on realms' tables of `x86_64`: those in which tables
+/// and what they let through decide.
+const ON_X86_TABLES: &[&str] = &[
+    "device_mappings",
+    "device_teardown",
+    "guests",
+    "matrix",
+    "shared_memory",
+];
+
 /// What came of one test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -63,15 +73,11 @@ struct Profile {
 ///
 /// If the tests do not build.
 pub fn run() -> Result<Vec<Outcome>> {
-    let mut all = cargo();
-    all.args(["test", "--workspace", "--no-run"]);
-    for package in BARE {
-        all.args(["--exclude", package]);
-    }
     let mut guest = cargo();
     guest.args(["test", "--no-run", "-p", "guest-payload", "--lib"]);
-    let mut programs = build(&mut all)?;
+    let mut programs = build(&mut of_workspace())?;
     programs.extend(build(&mut guest)?);
+    programs.extend(on_x86_tables()?);
     let (sender, receiver) = channel();
     for program in programs {
         sender.send(program).context("the queue is closed")?;
@@ -94,6 +100,34 @@ pub fn run() -> Result<Vec<Outcome>> {
     });
     let outcomes = outcomes.into_inner();
     Ok(outcomes.unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Returns the command that builds the tests of every package that the host can build.
+fn of_workspace() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-run"]);
+    for package in BARE {
+        command.args(["--exclude", package]);
+    }
+    command
+}
+
+/// Builds [`ON_X86_TABLES`], as suites of their own.
+fn on_x86_tables() -> Result<Vec<Program>> {
+    // Of the whole workspace again, so that all other crates are those that are built already.
+    let mut command = of_workspace();
+    command.args(["--features", "tsm-platform-fake/x86-tables"]);
+    for test in ON_X86_TABLES {
+        command.args(["--test", test]);
+    }
+    let programs = build(&mut command)?;
+    Ok(programs.into_iter().map(named_after_tables).collect())
+}
+
+/// Tells a suite on tables of `x86_64` from the same one on those of the Arm architecture.
+fn named_after_tables(mut program: Program) -> Program {
+    program.suite.push_str("-on-x86-tables");
+    program
 }
 
 fn next(queue: &Mutex<Receiver<Program>>) -> Option<Program> {

@@ -17,14 +17,10 @@ use tsm_platform::GRANULE_SIZE;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::tracked::Tracked;
-use crate::{DRAM_BASE, DRAM_TOP, Fake, Stream, lock};
+use crate::{DRAM_BASE, DRAM_TOP, Fake, IPA_BITS, START_LEVEL, Stream, lock};
 
 /// The status word of success.
 pub const STATUS_SUCCESS: u64 = RmiStatus::SUCCESS.word();
-/// Width of the addresses of the realms that [`Host::realm`] builds, in bits.
-const IPA_BITS: u32 = 39;
-/// Level at which walks of those realms start.
-const START_LEVEL: u64 = 1;
 
 /// Returns the values of a reply that must be a success.
 ///
@@ -262,11 +258,11 @@ impl Host {
     pub fn realm_params(&self) -> RealmParams {
         let mut params = RealmParams::new_zeroed();
         params.flags0 = RealmFlags0::DA.bits().into();
-        params.s2sz = IPA_BITS.into();
+        params.s2sz = u32::from(IPA_BITS).into();
         params.hash_algo = 2;
         params.rpv = [0x5a; 64];
         params.rtt_base = self.delegated().into();
-        params.rtt_level_start = START_LEVEL.into();
+        params.rtt_level_start = u64::from(START_LEVEL).into();
         params.rtt_num_start = 1.into();
         params
     }
@@ -304,8 +300,9 @@ impl Host {
             run: self.pages(1),
         };
         for half in [0, Realm::SHARED] {
-            self.add_table(&realm, half, 2);
-            self.add_table(&realm, half, 3);
+            for level in START_LEVEL + 1..=3 {
+                self.add_table(&realm, half, level.into());
+            }
         }
         realm
     }
@@ -481,7 +478,7 @@ impl Host {
                 state => panic!("entry {state} at {ipa:#x} must be unmapped by the test"),
             }
             ipa += bytes;
-            for level in (START_LEVEL + 1..=3).rev() {
+            for level in (u64::from(START_LEVEL) + 1..=3).rev() {
                 let covered = 1_u64 << (12 + 9 * (4 - level));
                 let table = ipa - covered.min(ipa);
                 if ipa.is_multiple_of(covered) && table >= base {

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tsm_iommu::stage2::LEAF_LEVEL;
-use tsm_iommu::{ArmStage2, Entry, FaultLog, Stage2Format};
+use tsm_iommu::{Entry, FaultLog, Stage2Format};
 use tsm_platform::{
     Granule, GranuleRange, Iommu, IommuFault, Ipa, Pa, PlatformError, Stage2, StreamId, Vmid,
 };
 
-use crate::{Fake, FaultPoint, Guard, lock};
+use crate::{Fake, FaultPoint, Format, Guard, lock};
 
 /// Streams of the machine: the requester ids of its functions.
 const STREAMS: u32 = 0x1_0000;
@@ -90,24 +90,24 @@ impl Fake {
     /// Walks a guest's tables as hardware does. Returns the granule and whether it is shared.
     pub(crate) fn walk(&self, stage2: &Stage2, ipa: u64) -> Option<(Granule, bool)> {
         let page = Ipa(Granule::containing(ipa).address());
-        let (root, mut index) = ArmStage2::root_index(page, stage2.ipa_bits, stage2.start_level)?;
+        let (root, mut index) = Format::root_index(page, stage2.ipa_bits, stage2.start_level)?;
         let mut table = stage2.root.0 + root as u64 * 4096;
         for level in stage2.start_level..=LEAF_LEVEL {
-            let entry = ArmStage2::decode(level, self.walker_read(table, index)?)?;
+            let entry = Format::decode(level, self.walker_read(table, index)?)?;
             if !entry.is_walkable() {
                 return None;
             }
             let (pa, shared) = match entry {
                 Entry::Table { pa } => {
                     table = pa.0;
-                    index = ArmStage2::index(page, level + 1)?;
+                    index = Format::index(page, level + 1)?;
                     continue;
                 }
                 Entry::Assigned { pa, .. } | Entry::Device { pa, .. } => (pa, false),
                 Entry::Shared { pa, .. } => (pa, true),
                 Entry::Unassigned { .. } => return None,
             };
-            let offset = page.0 % ArmStage2::entry_bytes(level)?;
+            let offset = page.0 % Format::entry_bytes(level)?;
             return Some((Granule::new(pa.0 + offset)?, shared));
         }
         None

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod fault;
+mod format;
 mod guard;
 mod guest;
 mod host;
@@ -28,7 +29,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tsm_core::Machine;
-use tsm_iommu::ArmStage2;
 use tsm_platform::{
     Abandoned, Entropy, Granule, GranuleRange, Ipa, KeySlot, Ownership, Pa, Platform,
     PlatformError, Processor, Rid, RootPort, Stage2, StreamRegisters, Trace, TraceRecord,
@@ -37,6 +37,7 @@ use tsm_platform::{
 use zerocopy::{FromBytes, IntoBytes};
 
 pub use fault::FaultPoint;
+pub use format::{Format, IPA_BITS, START_LEVEL};
 pub use guard::Guard;
 pub use guest::{Script, Step, Vcpu, fault};
 pub use host::{Host, Realm, STATUS_SUCCESS, Snapshot, Watcher, success};
@@ -196,7 +197,7 @@ const fn key_of(port: Rid, slot: KeySlot) -> KeyPlace {
 }
 
 impl Machine for Fake {
-    type Stage2 = ArmStage2;
+    type Stage2 = Format;
 }
 
 impl Platform for Fake {}

@@ -6,7 +6,7 @@
 use tsm_abi::rmi::{BlockSize, Call, MapFlags, RangeDescriptor, RecEnter, RecEnterFlags};
 use tsm_abi::{RmiStatus, rsi};
 use tsm_platform::{Access, FaultSyndrome, GuestExit, Ipa, Transfer};
-use tsm_platform_fake::{Host, Realm, fault, success};
+use tsm_platform_fake::{Host, IPA_BITS, Realm, fault, success};
 use zerocopy::{FromZeros, IntoBytes};
 
 const PAGE: u64 = 0x1000;
@@ -80,7 +80,7 @@ fn a_realm_reads_its_configuration() {
         assert_eq!(vcpu.gprs[0], 0);
         assert_eq!(
             vcpu.load::<9>(fake, PAGE).unwrap(),
-            [39, 0, 0, 0, 0, 0, 0, 0, 2]
+            [IPA_BITS, 0, 0, 0, 0, 0, 0, 0, 2]
         );
         assert_eq!(vcpu.load::<64>(fake, PAGE + 0x200).unwrap(), [0x5a; 64]);
     });
@@ -90,7 +90,7 @@ fn a_realm_reads_its_configuration() {
         PAGE + 0x100,
         Realm::SHARED,
         5 * PAGE,
-        1 << 39,
+        1 << IPA_BITS,
         u64::MAX - 0xfff,
     ] {
         host.fake
@@ -328,7 +328,7 @@ fn an_access_to_nothing_is_the_guests_own_affair() {
     let realm = realm_with_memory(&host);
     let nothing = [
         (5 * PAGE, Access::Read),
-        (1 << 39, Access::Write),
+        (1 << IPA_BITS, Access::Write),
         (Realm::SHARED + PAGE, Access::Execute),
     ];
     for (ipa, access) in nothing {

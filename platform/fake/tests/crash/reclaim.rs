@@ -6,13 +6,13 @@
 use tsm_abi::RmiStatus;
 use tsm_abi::rmi::{Call, TeardownOrder};
 use tsm_core::State;
-use tsm_platform_fake::{DRAM_BASE, DRAM_TOP, ENDPOINT_BAR, MMIO_BASE, MMIO_TOP, Owner, Realm};
+use tsm_platform_fake::{
+    DRAM_BASE, DRAM_TOP, ENDPOINT_BAR, MMIO_BASE, MMIO_TOP, Owner, Realm, START_LEVEL,
+};
 
 use super::rig::{DEVICE_IPA, PAGE, PRIVATE_PAGES, Rig};
 use super::watch::Journal;
 
-/// Level at which the walks of realms start.
-const START_LEVEL: u64 = 1;
 /// How often something is tried again that a silent device or an exchange in doubt may delay.
 const ROUNDS: usize = 4;
 
@@ -151,7 +151,7 @@ fn end_tables(rig: &Rig, half: u64) {
         while ipa < top {
             ipa = unmap_some(rig, ipa, top);
         }
-        if level > START_LEVEL {
+        if level > START_LEVEL.into() {
             let call = Call::RttDestroy {
                 rd,
                 ipa: base,

@@ -6,11 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tsm_core::State;
-use tsm_iommu::{ArmStage2, Entry, Ripas, Stage2Format};
-use tsm_platform_fake::Host;
-
-/// Level at which the walks of all realms here start.
-const START_LEVEL: u8 = 1;
+use tsm_iommu::{Entry, Ripas, Stage2Format};
+use tsm_platform_fake::{Format, Host, START_LEVEL};
 
 /// What the realms' tables point to.
 #[derive(Default)]
@@ -87,7 +84,7 @@ fn roots(host: &Host, all: &BTreeSet<u64>) -> BTreeSet<u64> {
     for address in all {
         for raw in host.fake.table(*address).expect("a table") {
             // What points to a table looks the same at every level, and nothing else looks like it.
-            if let Some(Entry::Table { pa }) = ArmStage2::decode(START_LEVEL, raw) {
+            if let Some(Entry::Table { pa }) = Format::decode(START_LEVEL, raw) {
                 below.insert(pa.0);
             }
         }
@@ -98,8 +95,8 @@ fn roots(host: &Host, all: &BTreeSet<u64>) -> BTreeSet<u64> {
 fn visit(host: &Host, (root, table): (u64, u64), level: u8, used: &Used, seen: &mut Tables) {
     let mut live = 0;
     for raw in host.fake.table(table).expect("a table") {
-        let entry = ArmStage2::decode(level, raw).expect("an entry");
-        let bytes = ArmStage2::entry_bytes(level).expect("a level");
+        let entry = Format::decode(level, raw).expect("an entry");
+        let bytes = Format::entry_bytes(level).expect("a level");
         match entry {
             Entry::Unassigned { .. } => continue,
             Entry::Shared { pa, .. } => {
