@@ -35,6 +35,7 @@ mod image {
     mod report;
     mod rhi;
     mod rmi;
+    mod teardown;
     mod tests;
     mod vdev;
 

@@ -193,13 +193,24 @@ fn accept(report: &Report<'_>, nonces: Nonces) -> Result {
     Ok(())
 }
 
+/// Offset of the version register of an NVMe controller.
+const NVME_VERSION: usize = 8;
+
 /// Uses the disk before and after the host has attacked.
 fn work(policy: &Policy, nonces: Nonces) -> Result {
     let mut disk = Disk::start(policy)?;
     disk.read_known("disk-read")?;
     disk.write_and_read_back()?;
     step("35", "workload", format_args!("the host may attack now"));
-    rhi::pause(1)?;
+    if rhi::pause(1)? {
+        // A guest that trusts its host: what it reads must be nothing.
+        let version = board::disk().read32(NVME_VERSION);
+        check(
+            "registers-answer-nobody",
+            format_args!("{version:#x}"),
+            false,
+        )?;
+    }
     let info = rsi::vdev_info(DISK)?;
     judge(
         "device-still-started",

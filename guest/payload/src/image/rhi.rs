@@ -14,6 +14,8 @@ use super::rsi;
 
 /// Immediate of the host call that lets the host attack; register 0 says in which phase we are.
 const PHASE_IMMEDIATE: u16 = 2;
+/// The answer to it by which the host asks for a careless guest.
+const CARELESS: u64 = 0x636c_6573;
 /// Most times that the host may say "not yet".
 const MOST_CONTINUES: usize = 100_000;
 /// Bytes that one read moves through the shared window: one page, and one is enough.
@@ -33,11 +35,13 @@ pub fn print(text: &[u8]) {
     }
 }
 
-/// Lets the host do its worst, and returns when it has.
-pub fn pause(phase: u64) -> Result {
+/// Lets the host do its worst, and returns when it has: whether the host wants the disk used without
+/// asking the TSM about it first.
+pub fn pause(phase: u64) -> Result<bool> {
     let mut registers = [0; 31];
     registers[0] = phase;
-    rsi::host_call(PHASE_IMMEDIATE, &mut registers)
+    rsi::host_call(PHASE_IMMEDIATE, &mut registers)?;
+    Ok(registers[0] == CARELESS)
 }
 
 /// Calls a function of the host; returns registers 0 and 1.

@@ -8,6 +8,7 @@
 
 use tsm_abi::rmi::{
     BlockSize, Call, MEASURE_CONTENT, MapFlags, RangeDescriptor, RecParams, RecParamsFlags,
+    TeardownOrder,
 };
 use tsm_payload_support::{arch, println};
 use zerocopy::FromZeros;
@@ -162,7 +163,7 @@ fn granules() -> Result<()> {
 
 fn realm_objects() -> Result<()> {
     let rd = RD;
-    let create = realm::create_call();
+    let create = realm::create_call(TeardownOrder::UnmapFirst);
     pair(
         ("REALM_CREATE", ""),
         || count(&create),
@@ -281,7 +282,7 @@ fn rec_params(mpidr: u64) -> Call {
 
 /// Runs the small guest above.
 fn guest() -> Result<()> {
-    realm::create()?;
+    realm::create(TeardownOrder::UnmapFirst)?;
     let rec = Slot::Rec.address();
     let mut mpidr = 0;
     pair(
@@ -321,7 +322,7 @@ fn device(host: &mut Host) -> Result<()> {
     };
     flow::connect(host)?;
     lap(Some("connect"));
-    realm::create()?;
+    realm::create(TeardownOrder::UnmapFirst)?;
     vdev::create(&host.topology, &mut host.endpoint)?;
     lap(None);
     vdev::lock(&mut host.endpoint)?;

@@ -4,7 +4,8 @@
 //! The whole path, from a disk of the host to a disk of the guest and back.
 
 use tsm_abi::rmi::{
-    self as abi, Call, CommObject, PdevState, PsmmuParams, RmmConfig, VdevMeasureParams,
+    self as abi, Call, CommObject, PdevState, PsmmuParams, RmmConfig, TeardownOrder,
+    VdevMeasureParams,
 };
 use tsm_payload_support::dma::DmaRange;
 use tsm_payload_support::mmio::Mmio;
@@ -20,7 +21,7 @@ use super::processor::vectors;
 use super::rec::{Event, Vcpu};
 use super::report::{self, check, step, verdict};
 use super::rmi::{Result, delegate, must, undelegate};
-use super::{attacks, board, memory, pdev, realm, rhi};
+use super::{attacks, board, memory, pdev, realm, rhi, teardown};
 
 /// Block of known content, in 512-byte blocks.
 const KNOWN_LBA: u64 = 8;
@@ -167,6 +168,7 @@ fn whole(host: &mut Host) -> Result<()> {
     change_keys(host)?;
     guest_round(host)?;
     attacks::lost_interfaces(host)?;
+    teardown::other_orders(host)?;
     disconnect(host)?;
     for tamper in [Tamper::Replay, Tamper::Flip] {
         connect(host)?;
@@ -335,9 +337,14 @@ fn change_keys(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-/// Builds the realm and makes it ready to run.
+/// Builds the realm of a host that unmaps first, and makes it ready to run.
 pub fn build_realm() -> Result<()> {
-    realm::create()?;
+    build_realm_for(TeardownOrder::UnmapFirst)
+}
+
+/// Builds the realm of a host that takes devices away in `order`, and makes it ready to run.
+pub fn build_realm_for(order: TeardownOrder) -> Result<()> {
+    realm::create(order)?;
     let measured = realm::populate()?;
     realm::activate()?;
     step(

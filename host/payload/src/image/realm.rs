@@ -8,7 +8,7 @@
 
 use tsm_abi::rmi::{
     AddressType, Call, HashAlgorithm, MEASURE_CONTENT, MapFlags, RealmFlags0, RealmParams,
-    RecParams, RecParamsFlags, features,
+    RecParams, RecParamsFlags, TeardownOrder, features,
 };
 use zerocopy::FromZeros;
 
@@ -69,8 +69,9 @@ fn hash_algorithm() -> HashAlgorithm {
     }
 }
 
-/// Returns the call that creates the realm's descriptor; its parameters are in place.
-pub fn create_call() -> Call {
+/// Returns the call that creates the realm's descriptor; its parameters are in place. `order` is the
+/// order in which this host will take devices away.
+pub fn create_call(order: TeardownOrder) -> Call {
     let mut params = RealmParams::new_zeroed();
     params.flags0.set(RealmFlags0::DA.bits());
     params.s2sz.set(IPA_BITS);
@@ -78,6 +79,7 @@ pub fn create_call() -> Call {
     params.rtt_base.set(Slot::RttRoot.address());
     params.rtt_level_start.set(START_LEVEL as u64);
     params.rtt_num_start.set(1);
+    params.teardown_order.set(order as u64);
     memory::store(Page::Parameters.address(), &params);
     Call::RealmCreate {
         rd: RD,
@@ -86,8 +88,8 @@ pub fn create_call() -> Call {
 }
 
 /// Creates the realm's descriptor and tables in granules that are delegated.
-pub fn create() -> Result<()> {
-    must(&create_call())?;
+pub fn create(order: TeardownOrder) -> Result<()> {
+    must(&create_call(order))?;
     for (ipa, level, slot) in tables() {
         must(&Call::RttCreate {
             rd: RD,
