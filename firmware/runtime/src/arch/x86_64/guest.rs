@@ -181,7 +181,12 @@ impl Context {
             // SAFETY: the caller promises it.
             Cause::ExtendedControl => unsafe { self.set_extended_control() },
             Cause::Nothing => self.skip(),
-            Cause::Exception { vector, error } => self.event = event::exception(vector, error),
+            Cause::Exception { vector, error } => {
+                self.event = event::exception(vector, error);
+                // Its delivery may raise it again before the processor looks for an interrupt, so the
+                // host gets its turn here.
+                return Some(GuestExit::HostInterrupt);
+            }
             Cause::Call | Cause::Undefined => self.event = event::UNDEFINED,
             Cause::Protection => self.event = event::PROTECTION,
             Cause::Death => {

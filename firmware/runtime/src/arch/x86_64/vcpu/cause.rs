@@ -29,7 +29,8 @@ pub enum Cause {
     ExtendedControl,
     /// An instruction that does nothing for a realm.
     Nothing,
-    /// An exception that is intercepted only so that its delivery cannot go on for ever.
+    /// An exception that is intercepted only so that its delivery cannot go on for ever without the
+    /// host.
     Exception {
         /// Its vector.
         vector: u64,
