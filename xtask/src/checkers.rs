@@ -10,11 +10,12 @@ use anyhow::{Result, bail};
 use crate::command::{cargo, target};
 use crate::ring::{self, Outcome};
 
-/// Has `command`, a build of `tsm-core`, use the words of the checker.
-pub fn for_loom(command: &mut Command) {
+/// Has `command`, a build of `tsm-core`, use the words of the checker. It builds in the folder `place`
+/// of the build directory. Each tree needs its own: cargo takes the program of one for that of another.
+pub fn for_loom(command: &mut Command, place: &str) {
     command
         .env("RUSTFLAGS", "--cfg loom")
-        .env("CARGO_TARGET_DIR", target().join("loom"));
+        .env("CARGO_TARGET_DIR", target().join(place));
 }
 
 /// Tries every order of two CPUs at the lock words.
@@ -25,7 +26,7 @@ pub fn for_loom(command: &mut Command) {
 pub fn loom() -> Result<Vec<Outcome>> {
     let mut command = cargo();
     command.args(["test", "--quiet", "-p", "tsm-core", "--lib", "--no-run"]);
-    for_loom(&mut command);
+    for_loom(&mut command, "loom");
     let program = ring::executable(&mut command)?;
     outcomes(Command::new(program).arg("loom_tests"), "loom")
 }

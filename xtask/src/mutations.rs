@@ -86,7 +86,7 @@ impl Row {
             command.args(["--test", &self.test]);
         }
         if self.loom {
-            crate::checkers::for_loom(&mut command);
+            crate::checkers::for_loom(&mut command, "loom-mutations");
         }
         ring::executable(&mut command)
     }
